@@ -1,0 +1,23 @@
+"""Two networks that should be the same give different numbers: is it round-off, or a bug?"""
+
+from roundoff.api import Comparison, __version__, assert_same, compare, record
+from roundoff.errors import NotSame, RoundoffError
+from roundoff.records import Evidence, Finding, Output, Verdict
+from roundoff.rules.user import register_rule
+from roundoff.tape.record import Tape
+
+__all__ = [
+    "Comparison",
+    "Evidence",
+    "Finding",
+    "NotSame",
+    "Output",
+    "RoundoffError",
+    "Tape",
+    "Verdict",
+    "__version__",
+    "assert_same",
+    "compare",
+    "record",
+    "register_rule",
+]

@@ -1,0 +1,184 @@
+"""The public functions: the only place, with the command line, that puts the stages together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from torch import Tensor
+
+from roundoff.errors import NotSame, RoundoffError
+from roundoff.judge.verdict import Judgement, judge
+from roundoff.judge.matching import matched_weights
+from roundoff.records import Evidence, Finding, Output, Verdict
+from roundoff.replay.run import Side
+from roundoff.report import json as json_report
+from roundoff.report import terminal
+from roundoff.report.view import view
+from roundoff.tape.record import Tape, record_run
+from roundoff.tape.trace import random_state
+
+__version__ = "0.1.0"
+
+Progress = Callable[[int, int, str], None]
+
+
+class Comparison:
+    """What :func:`compare` found. True for ``identical`` and ``roundoff``; printing it tells the story."""
+
+    def __init__(self, judgement: Judgement) -> None:
+        self._judgement = judgement
+
+    @property
+    def verdict(self) -> Verdict:
+        """``identical``, ``roundoff``, ``different`` or ``undecided``."""
+        return self._judgement.verdict
+
+    @property
+    def evidence(self) -> Evidence:
+        """``proved`` or ``statistical``."""
+        return self._judgement.evidence
+
+    @property
+    def reason(self) -> str:
+        """Why, in a sentence that a person can act on."""
+        return self._judgement.reason
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """One for each output leaf that both networks have in the same shape and format."""
+        return self._judgement.outputs
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What explains the verdict."""
+        return self._judgement.findings
+
+    def __bool__(self) -> bool:
+        return self.verdict in (Verdict.IDENTICAL, Verdict.ROUNDOFF)
+
+    def explain(self) -> Any:
+        """Take the difference apart step by step. Not in this release: raises RoundoffError."""
+        raise RoundoffError(
+            "explain() is not in this release: it comes with the next. print(c) and c.findings say what is known."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: dicts, lists, strings and numbers; ``schema`` names its version."""
+        return json_report.as_dict(self._judgement, __version__)
+
+    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The same as JSON text; also written to ``path``, whole or not at all, where one is given."""
+        text = json_report.as_json(self.to_dict())
+        if path is not None:
+            json_report.write(text, path)
+        return text
+
+    def to_html(self, path: str | os.PathLike[str]) -> None:
+        """One self-contained page. Not in this release: raises RoundoffError."""
+        raise RoundoffError("to_html() is not in this release: it comes with the next. to_json() writes the numbers.")
+
+    def __str__(self) -> str:
+        return terminal.text(view(self._judgement))
+
+    def __repr__(self) -> str:
+        return f"<Comparison {self.verdict} ({self.evidence}): {self.reason}>"
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield terminal.render(view(self._judgement))
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        console = Console(record=True, width=120, file=open(os.devnull, "w"))  # noqa: SIM115
+        console.print(self)
+        return {"text/plain": str(self), "text/html": console.export_html(inline_styles=True, code_format=_HTML)}
+
+
+_HTML = '<pre style="font-family:monospace;white-space:pre-wrap">{code}</pre>'
+
+
+def compare(
+    a: Callable[..., Any],
+    b: Callable[..., Any],
+    args: Any,
+    kwargs: dict[str, Any] | None = None,
+    *,
+    match_weights: bool = False,
+    prove: bool = False,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Are ``a`` and ``b`` the same function at this input, up to round-off?
+
+    ``a`` and ``b`` are modules or any callables; ``args`` is a tensor or a tuple of positional arguments, of any shapes
+    and dtypes, ``kwargs`` the keyword arguments. Outputs may be any nesting of tuples, lists, mappings, dataclasses and
+    objects that hold tensors. Both run as they are, in the caller's grad, inference and autocast mode, and beside them
+    the same operations run in float64; nothing is changed by it, whatever happens.
+
+    ``match_weights`` first gives ``b`` the parameters of ``a``, in order, where they fit up to reshape or transpose, for
+    this comparison only. ``progress(done, total, text)`` is told what is being done.
+
+    Raises RoundoffError when a network raises (the message names which), when no output holds a tensor, and when
+    ``match_weights`` finds parameters that do not fit.
+
+    >>> import torch
+    >>> linear = torch.nn.Linear(8, 4)
+    >>> c = compare(linear, lambda x: x @ linear.weight.T + linear.bias, torch.randn(3, 8))
+    >>> bool(c)
+    True
+    >>> compare(torch.nn.GELU(), torch.nn.GELU("tanh"), torch.randn(100)).verdict
+    <Verdict.DIFFERENT: 'different'>
+
+    Source: the real difference of the float64 runs is held against their own rounding, and each step's local error
+    against the error bound of its kernel; see Higham, Accuracy and Stability of Numerical Algorithms (2002).
+    """
+    if prove:
+        raise RoundoffError("prove=True is not in this release: it comes with the next. Leave it out.")
+    for name, model in (("A", a), ("B", b)):
+        if not callable(model):
+            raise RoundoffError(f"{name} is a {type(model).__name__}, not callable. Give a module or a function.")
+    args = _tuple(args)
+    kwargs = dict(kwargs or {})
+    say = progress or (lambda done, total, text: None)
+    randomness = random_state()
+    with matched_weights(a, b) if match_weights else nullcontext():
+        sides = [Side(name, model, args, kwargs, randomness) for name, model in (("A", a), ("B", b))]
+        judgement = judge(sides[0], sides[1], say)
+    return Comparison(judgement)
+
+
+def assert_same(a: Callable[..., Any], b: Callable[..., Any], args: Any, kwargs: dict[str, Any] | None = None,
+                **options: Any) -> None:  # fmt: skip
+    """Raise :class:`NotSame`, with the whole story, unless :func:`compare` says ``identical`` or ``roundoff``.
+
+    >>> import torch
+    >>> assert_same(torch.sin, torch.sin, torch.ones(3))
+    """
+    comparison = compare(a, b, args, kwargs, **options)
+    if not comparison:
+        raise NotSame(str(comparison))
+
+
+def record(model: Callable[..., Any], args: Any, kwargs: dict[str, Any] | None = None) -> Tape:
+    """Run ``model`` and keep every executed ATen operation, with its operands, module and source line.
+
+    >>> import torch
+    >>> tape = record(torch.nn.Linear(3, 2), torch.ones(1, 3))
+    >>> [str(step.op) for step in tape]
+    ['aten.t.default', 'aten.addmm.default']
+    >>> tape.replay()[0].shape
+    torch.Size([1, 2])
+    """
+    return record_run(model, _tuple(args), dict(kwargs or {}))
+
+
+def _tuple(args: Any) -> tuple[Any, ...]:
+    if isinstance(args, tuple):
+        return args
+    if isinstance(args, Tensor) or not isinstance(args, list):
+        return (args,)
+    return tuple(args)
+
+
+__all__ = ["Comparison", "assert_same", "compare", "record"]

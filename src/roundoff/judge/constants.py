@@ -1,0 +1,144 @@
+"""The difference is real: is it in the parameters, and may they differ?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from roundoff.formats import UNIT_ROUNDOFF, widen
+from roundoff.judge.case import Case
+from roundoff.judge.difference import FLOOR, real_difference
+from roundoff.judge.folds import Fold, NormLog, find_folds
+from roundoff.judge.parameters import Matching, match
+from roundoff.judge.settle import Settled, State, settle
+from roundoff.records import Kind, Verdict
+from roundoff.replay.run import Ran, Side, run_wide
+
+_HINT = "If the weights should be the same, copy them first: match_weights=True, on the command line --match-weights."
+
+Values = dict[str, list[tuple[Tensor, Tensor]]]
+
+
+def weigh_constants(case: Case, settled: Settled) -> tuple[Verdict | None, str, Settled] | None:
+    """None: the parameters are the same numbers. Otherwise the verdict that they lead to; a verdict of None: round-off."""
+    matching = match(case.ran_a.constants.met, case.ran_b.constants.met)
+    if matching.complete:
+        return None
+    names = _names(case.a) | _names(case.b)
+    if matching.nearly:
+        for pair in matching.nearly:
+            who = _name(pair.a, names, "A") + " and " + _name(pair.b, names, "B")
+            case.find(
+                Kind.WEIGHTS_DIFFER,
+                who,
+                f"{pair.count} of {pair.a.numel()} elements differ, by up to {pair.largest_abs:.3g} at {list(pair.index)}.",
+            )
+        return Verdict.DIFFERENT, f"Not the same parameters: {case.findings[-1].where} differ in a few elements.", settled
+    folded = _refolded(case, matching, names)
+    if folded is not None:
+        return folded
+    return _reround(case, settled, matching, names)
+
+
+def _refolded(
+    case: Case, matching: Matching, names: dict[int, str]
+) -> tuple[Verdict | None, str, Settled] | None:
+    """Are all unmatched parameters of one side verified folds of the other's?"""
+    logs = {"A": NormLog(), "B": NormLog()}
+    for side in (case.a, case.b):
+        run_wide(side, also=[logs[side.name]])
+    b_from_a = find_folds(matching.b, matching.a, logs["A"].norms)
+    a_from_b = find_folds(matching.a, matching.b, logs["B"].norms)
+    folds, side, target = max(
+        ((b_from_a, "B", matching.b), (a_from_b, "A", matching.a)), key=lambda found: len(found[0])
+    )
+    if not folds or len(folds) < len(target):
+        return None
+    values: Values = {side: [(fold.folded, fold.value) for fold in folds]}
+    ran_a, _ = run_wide(case.a, values=values.get("A"))
+    ran_b, _ = run_wide(case.b, values=values.get("B"))
+    settled = settle(case, ran_a, ran_b, values)
+    _tell_folds(case, folds, side, names)
+    if settled.state is State.SAME:
+        return None, "", settled
+    name, ratio = settled.worst
+    return (
+        Verdict.DIFFERENT,
+        f"Not the same function: the folded parameters are verified, and the real difference in {name or 'output'} is "
+        f"still {ratio:.3g} times the wide round-off.",
+        settled,
+    )
+
+
+def _tell_folds(case: Case, folds: list[Fold], side: str, names: dict[int, str]) -> None:
+    for fold in folds:
+        case.find(
+            Kind.WEIGHTS_REFOLDED,
+            _name(fold.folded, names, side),
+            f"is {fold.text}, rounded: verified in every element, and allowed for.",
+        )
+
+
+def _reround(
+    case: Case, settled: Settled, matching: Matching, names: dict[int, str]
+) -> tuple[Verdict, str, Settled]:
+    """Would rounding the unmatched parameters once more make a difference of this size?
+
+    z is the difference over the effect of one rounding of each of them (Σ(∂y/∂w u w)²)^½, had from a wide run in
+    which they are moved by random roundings.
+    """
+    spread: dict[str, Tensor] = {}
+    for side, ran, unmatched in ((case.a, case.ran_a, matching.a), (case.b, case.ran_b, matching.b)):
+        if unmatched:
+            _add_spread(spread, side, ran, unmatched)
+    z = 0.0
+    for name, real in settled.real.items():
+        if name in spread and real.d.numel():
+            pooled = spread[name].square().mean().sqrt()
+            z = max(z, float((real.d / torch.maximum(spread[name], pooled)).nan_to_num(posinf=float("inf")).max()))
+    which = [_name(x, names, "A") for x in matching.a[:2]] + [_name(x, names, "B") for x in matching.b[:2]]
+    count = len(matching.a) + len(matching.b)
+    if z > FLOOR:
+        text = (
+            f"{count} parameters are not the same numbers on both sides ({', '.join(which)}{', …' if count > len(which) else ''}), "
+            f"by far more than rounding them once more would make (z = {z:.3g}). {_HINT}"
+        )
+        case.find(Kind.WEIGHTS_DIFFER, ", ".join(which), text)
+        return Verdict.DIFFERENT, f"Not the same parameters: {text}", settled
+    text = (
+        f"{count} parameters are not the same numbers on both sides ({', '.join(which)}), and rounding them once more "
+        f"could make a difference of this size (z = {z:.3g}): it cannot be told whether they were folded or changed. {_HINT}"
+    )
+    case.find(Kind.WEIGHTS_DIFFER, ", ".join(which), text)
+    return Verdict.UNDECIDED, text, settled
+
+
+def _add_spread(spread: dict[str, Tensor], side: Side, ran: Ran, unmatched: tuple[Tensor, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = []
+    for x in unmatched:
+        wide = widen(x)
+        sign = torch.randint(0, 2, x.shape, generator=generator).to(wide.device, torch.float64) * 2 - 1
+        values.append((x, wide * (1 + sign * UNIT_ROUNDOFF[x.dtype])))
+    moved, _ = run_wide(side, values=values)
+    for name, leaf in moved.tensors.items():
+        base = ran.tensors.get(name)
+        if base is None or base.wide is None or leaf.wide is None or base.wide.shape != leaf.wide.shape:
+            continue
+        effect = real_difference(leaf.wide, base.wide).nan_to_num(posinf=0.0)
+        spread[name] = (spread[name].square() + effect.square()).sqrt() if name in spread else effect
+
+
+def _names(side: Side) -> dict[int, str]:
+    """The parameters and buffers of a side by the address of their storage."""
+    model = side.model
+    if not isinstance(model, torch.nn.Module):
+        return {}
+    found: dict[int, str] = {}
+    for name, x in [*model.named_parameters(), *model.named_buffers()]:
+        found[x.untyped_storage()._cdata] = name
+    return found
+
+
+def _name(x: Tensor, names: dict[int, str], side: str) -> str:
+    return f"{side}'s {names.get(x.untyped_storage()._cdata, 'constant')} {list(x.shape)}"

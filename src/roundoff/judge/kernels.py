@@ -1,0 +1,178 @@
+"""Check the kernels: is each step's local error within what a correct kernel can make?
+
+The local error is the native result minus the same operation in float64 on the same native operands. A step that sums
+products is first held against its bound through norms, with what it inherited allowed for: that costs no second
+product. Only where that does not settle it is the float64 product on the native operands computed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from roundoff.formats import UNIT_ROUNDOFF, is_inexact, widen
+from roundoff.judge.precision import Hypothesis, explain_error, permitted
+from roundoff.replay.wide import Executed
+from roundoff.rules import Call, Limit, Nature
+from roundoff.rules.opened import opened
+from roundoff.rules.rule import Products, compute_unit, rounding
+
+#: Rounding the operands of a product to TF32 leaves an error of about 2^-11.5/√n of ‖x‖‖w‖. Below a sixth of that no
+#: step can have done so; float32 sums stay far below it wherever γ_n does not already forbid it.
+_SUSPICIOUS = 2.0**-11.5 / 6
+
+#: Where the operands inherited more than this, relative to themselves, their share is taken out exactly.
+_INHERITED = 2.0**-16
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A step whose local error no correct kernel can have."""
+
+    step: int
+    op: str
+    where: str
+    local_abs: float
+    bound_abs: float
+    index: tuple[int, ...]
+    hypothesis: Hypothesis | None = None
+
+
+class KernelCheck:
+    """An observer of the wide run that holds every local error against its bound."""
+
+    def __init__(self) -> None:
+        self.faults: list[Fault] = []
+        self.reduced: list[Fault] = []
+        self.unknown: dict[str, str] = {}
+        self.steps: Counter[str] = Counter()
+
+    def __call__(self, executed: Executed) -> None:
+        rule, step = executed.rule, executed.step
+        self.steps["all"] += 1
+        if rule is not None and rule.nature in (Nature.DRAWS, Nature.MAKES):
+            return
+        natives = [x for x in executed.outs if is_inexact(x.dtype)]
+        if not natives or all(x.dtype in (torch.float64, torch.complex128) for x in natives):
+            return  # integers follow from the branches; float64 has no wider reference here
+        if not all(x.numel() for x in executed.outs):
+            return
+        if rule is not None and rule.products is not None and _settled_by_norms(executed):
+            return
+        limits = _limits(executed)
+        if limits is None:
+            self.unknown.setdefault(str(step.op), step.where)
+            return
+        self.steps["checked"] += 1
+        for x, reference, limit in zip(executed.outs, executed.reference, limits, strict=True):
+            if is_inexact(x.dtype):
+                self._hold(executed, x, reference, limit)
+
+    def _hold(self, executed: Executed, x: Tensor, reference: Tensor, limit: Limit) -> None:
+        error = (widen(x) - reference).abs()
+        over = ~(error <= limit) & ~_beyond_reach(x, reference)
+        products = executed.rule.products if executed.rule is not None else None
+        suspicious = products is not None and _suspicious(executed, error)
+        if not suspicious and not bool(over.any()):
+            return
+        hypothesis = explain_error(executed, x, reference) if products is not None else None
+        if hypothesis is None and not bool(over.any()):
+            return
+        excess = torch.where(over, error, 0.0) if bool(over.any()) else error
+        at = tuple(int(i) for i in torch.unravel_index(excess.argmax(), excess.shape))
+        bound = limit.expand(x.shape)[at].item() if isinstance(limit, Tensor) else limit
+        step = executed.step
+        fault = Fault(step.index, str(step.op), step.where, error[at].item(), bound, at, hypothesis)
+        if hypothesis is not None and permitted(executed.step.op, x.device.type, hypothesis):
+            self.reduced.append(fault)
+        else:
+            self.faults.append(fault)
+
+
+def _beyond_reach(x: Tensor, reference: Tensor) -> Tensor:
+    """Elements that no bound judges: not finite natively or wide, or beyond the largest number of the format."""
+    largest = torch.finfo(x.dtype).max
+    return ~x.isfinite() & (~reference.isfinite() | (reference.abs() > largest * 0.99)) | ~reference.isfinite()
+
+
+def _limits(executed: Executed) -> list[Limit] | None:
+    """The bound of each result: one rounding to its format, and what the rule adds. None where nothing is known."""
+    rule, reference = executed.rule, executed.reference
+    if rule is not None and rule.nature is Nature.EXACT:
+        return [0.0] * len(reference)
+    dtypes = [x.dtype for x in executed.outs]
+    call = Call(executed.step.op, executed.args, executed.kwargs, tuple(reference), compute_unit(*dtypes))
+    limits: Limit | tuple[Limit, ...] | None
+    limits = opened(call) if rule is None else rule.bound(call) if rule.bound is not None else 0.0
+    if limits is None:
+        return None
+    if not isinstance(limits, tuple):
+        limits = (limits,) * len(reference)
+    return [
+        limit + rounding(x, y) if is_inexact(x.dtype) else limit
+        for limit, x, y in zip(limits, executed.outs, reference, strict=True)
+    ]
+
+
+def _settled_by_norms(executed: Executed) -> bool:
+    """True when ŷ is within its bound of the *wide* y, what the operands inherited allowed for by their norms.
+
+    |ŷ - y_wide| <= γ‖x‖‖w‖ + ‖x̂ - x_wide‖‖w‖ + ‖x‖‖ŵ - w_wide‖ is implied by the bound; it is nearly as sharp while
+    the inherited error is a few roundings, because γ_n allows n of them.
+    """
+    rule, step, (x,) = executed.rule, executed.step, executed.outs
+    assert rule is not None and rule.products is not None
+    if step.overwritten:
+        return False
+    native = rule.products(step.args, step.kwargs)
+    u = compute_unit(x.dtype)
+    try:
+        wide_x, wide_w = executed.twins.wide(native.x), executed.twins.wide(native.w)
+    except ValueError:
+        return False
+    base = _norms(native, native.x, native.w)
+    inherited: Limit = 0.0
+    if executed.twins.has(native.x):
+        inherited = _norms(native, native.x - wide_x, native.w)
+    if executed.twins.has(native.w):
+        inherited = inherited + _norms(native, wide_x, native.w - wide_w)
+    if isinstance(inherited, Tensor) and not bool((inherited <= base * _INHERITED).all()):
+        return False
+    (wide,) = executed.wide
+    error = (x - wide).abs_()
+    terms = native.terms * (2 if x.is_complex() else 1) + 2
+    room = (base * (Call(step.op, (), {}, (), u).gamma(terms) * (2 if x.is_complex() else 1))).add_(inherited)
+    if native.added is not None:
+        added = executed.twins.wide(native.added)
+        if executed.twins.has(native.added):
+            room = room + (native.added - added).abs()
+        room = room + added.abs() * (terms * u)
+    out_u = UNIT_ROUNDOFF[x.dtype]
+    if out_u > u:
+        room = room + wide.abs() * out_u
+    if not bool((error <= room).all()):
+        return False
+    return x.dtype not in (torch.float32, torch.complex64) or not _ratio_suspicious(error, base, native.terms)
+
+
+def _norms(products: Products, x: Tensor, w: Tensor) -> Tensor:
+    return products.norms(x, w).mul_(products.scale)
+
+
+def _suspicious(executed: Executed, error: Tensor) -> bool:
+    """Is the local error larger than sums in float32 make it, though the bound, which allows the worst, holds?"""
+    rule = executed.rule
+    assert rule is not None and rule.products is not None
+    if executed.outs[0].dtype not in (torch.float32, torch.complex64):
+        return False
+    products = rule.products(executed.args, executed.kwargs)
+    return _ratio_suspicious(error, _norms(products, products.x, products.w), products.terms)
+
+
+def _ratio_suspicious(error: Tensor, base: Tensor, terms: int) -> bool:
+    ratio = error / base.clamp_min(1e-300)
+    typical = ratio.square_().mean().sqrt().item()
+    return typical > _SUSPICIOUS / max(terms, 1) ** 0.5

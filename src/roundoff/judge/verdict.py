@@ -1,0 +1,269 @@
+"""The verdict: the questions, in the order in which they decide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from roundoff.errors import RoundoffError
+from roundoff.formats import is_inexact
+from roundoff.judge.case import Case, open_case, repeated, same_value
+from roundoff.judge.constants import weigh_constants
+from roundoff.judge.kernels import Fault
+from roundoff.judge.parting import find_parting
+from roundoff.judge.rows import rows
+from roundoff.judge.settle import Settled, State, settle
+from roundoff.judge.strays import neutral_draws_agree, numbers_come_back
+from roundoff.records import Evidence, Finding, Kind, Output, Verdict
+from roundoff.replay.run import Side, describe
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What was decided, with the evidence."""
+
+    verdict: Verdict
+    evidence: Evidence
+    reason: str
+    outputs: tuple[Output, ...]
+    findings: tuple[Finding, ...]
+
+
+def judge(a: Side, b: Side, say: Callable[[int, int, str], None]) -> Judgement:
+    """Run both sides and decide. Raises RoundoffError when a network raises or returns no tensor."""
+    case = open_case(a, b, say)
+    for side, ran, _ in case.sides:
+        if not ran.tensors:
+            raise RoundoffError(
+                f"{side.name} ({describe(side.model)}) returned no tensor, only "
+                f"{', '.join(type(leaf.native).__name__ for leaf in ran.leaves) or 'an empty structure'}. "
+                "Compare functions whose output holds at least one tensor."
+            )
+    settled = settle(case, case.ran_a, case.ran_b)
+    verdict, reason, settled = _decide(case, settled)
+    evidence = Evidence.PROVED if verdict is Verdict.IDENTICAL else Evidence.STATISTICAL
+    if verdict is Verdict.DIFFERENT and not any(f.kind is Kind.FAULTY_KERNEL for f in case.findings):
+        find_parting(case)
+    outputs = rows(case, settled.real)
+    _magnitude(case, outputs, verdict)
+    return Judgement(verdict, evidence, reason, outputs, tuple(case.findings))
+
+
+def _decide(case: Case, settled: Settled) -> tuple[Verdict, str, Settled]:
+    mismatch = _structure(case)
+    unstable = _not_deterministic(case)
+    same_bits = not mismatch and all(
+        x.name == y.name and same_value(x.native, y.native)
+        for x, y in zip(case.ran_a.leaves, case.ran_b.leaves, strict=True)
+    )
+    if mismatch:
+        return Verdict.DIFFERENT, mismatch, settled
+    if unstable:
+        return Verdict.UNDECIDED, unstable, settled
+    if same_bits:
+        return *_identical(case, settled), settled
+    faulty = _faults(case)
+    if faulty:
+        return Verdict.DIFFERENT, faulty, settled
+    one_sided = _not_finite(case)
+    if one_sided:
+        return Verdict.DIFFERENT, one_sided, settled
+    if settled.state is not State.SAME:
+        verdict, reason, settled = _not_the_same(case, settled)
+        if verdict is not None:
+            return verdict, reason, settled
+    stray = _unfollowed(case) or _unbounded(case)
+    if stray:
+        return Verdict.UNDECIDED, stray, settled
+    return Verdict.ROUNDOFF, _roundoff_reason(case, settled), settled
+
+
+def _structure(case: Case) -> str:
+    """What differs in the structure, the shapes or the formats of the outputs; empty when nothing does."""
+    a, b = {x.name: x for x in case.ran_a.leaves}, {x.name: x for x in case.ran_b.leaves}
+    only = [f"{name or 'output'} only in A" for name in a if name not in b]
+    only += [f"{name or 'output'} only in B" for name in b if name not in a]
+    for name, x in a.items():
+        y = b.get(name)
+        if y is None:
+            continue
+        if isinstance(x.native, Tensor) and isinstance(y.native, Tensor):
+            if x.native.shape != y.native.shape:
+                only.append(f"{name or 'output'} is {list(x.native.shape)} in A and {list(y.native.shape)} in B")
+            elif x.native.dtype != y.native.dtype:
+                only.append(f"{name or 'output'} is {x.native.dtype} in A and {y.native.dtype} in B")
+        elif isinstance(x.native, Tensor) != isinstance(y.native, Tensor):
+            only.append(f"{name or 'output'} is a tensor on one side only")
+        elif not isinstance(x.native, float) and not same_value(x.native, y.native):
+            only.append(f"{name or 'output'} is {x.native!r} in A and {y.native!r} in B")
+    if not only:
+        return ""
+    more = f" (and {len(only) - 3} more)" if len(only) > 3 else ""
+    return f"The outputs are not of the same structure: {'; '.join(only[:3])}{more}."
+
+
+def _not_deterministic(case: Case) -> str:
+    reasons = []
+    for side, ran, _ in case.sides:
+        if repeated(ran, case.again[side.name]):
+            continue
+        text = (
+            f"{side.name} gives other bits when it is run again from the same random state and is not watched. "
+            "It draws random numbers of its own, keeps state between calls, or is compiled. "
+            "Compare the eager network, in eval mode, with fixed seeds."
+        )
+        case.find(Kind.NOT_DETERMINISTIC, side.name, text)
+        reasons.append(text)
+    return reasons[0] if reasons else ""
+
+
+def _identical(case: Case, settled: Settled) -> tuple[Verdict, str]:
+    reason = "Every output has the same bits on both sides."
+    if settled.state is State.REAL:
+        name, ratio = settled.worst
+        reason += (
+            f" In exact arithmetic they differ all the same: by {ratio:.3g} times the wide round-off in "
+            f"{name or 'output'}, too little for this precision to show."
+        )
+        case.find(Kind.DIFFERENT_MATHEMATICS, name or "output", reason)
+    return Verdict.IDENTICAL, reason
+
+
+def _faults(case: Case) -> str:
+    reason = ""
+    for side, _, check in case.sides:
+        for fault in check.reduced:
+            case.find(
+                Kind.REDUCED_PRECISION,
+                f"{side.name}: {fault.where}",
+                f"{fault.op} computed in {fault.hypothesis}, which the precision setting in force allows.",
+            )
+        for fault in check.faults:
+            text = _fault_text(fault)
+            kind = Kind.REDUCED_PRECISION if fault.hypothesis else Kind.FAULTY_KERNEL
+            case.find(kind, f"{side.name}: {fault.where}", text)
+            reason = reason or f"A step of {side.name} is wrong in its own precision: {text}"
+    return reason
+
+
+def _fault_text(fault: Fault) -> str:
+    if fault.hypothesis:
+        return (
+            f"{fault.op} computed in {fault.hypothesis} though its operands are float32 and no setting in force allows "
+            f"it: its error reaches {fault.local_abs:.3g} at {list(fault.index)}."
+        )
+    return (
+        f"{fault.op} is off by {fault.local_abs:.3g} at {list(fault.index)}, where no correct kernel can be off by more "
+        f"than {fault.bound_abs:.3g}."
+    )
+
+
+def _not_finite(case: Case) -> str:
+    """NaN and Inf in the outputs: at the same places they are noted, on one side only they decide."""
+    reason = ""
+    for name, a, b in case.comparable:
+        x, y = a.native, b.native
+        if not is_inexact(x.dtype) or bool(x.isfinite().all()) and bool(y.isfinite().all()):
+            continue
+        where = name or "output"
+        same = (x.isnan() == y.isnan()) & ((x == y) | x.isnan() | (x.isfinite() & y.isfinite()))
+        if bool(same.all()):
+            count = int((~x.isfinite()).sum())
+            case.find(Kind.NOT_FINITE, where, f"{count} elements are NaN or Inf, at the same places on both sides.")
+            continue
+        sides = [s for s, v in (("A", x), ("B", y)) if not bool(v[~same].isfinite().all())]
+        text = (
+            f"{int((~same).sum())} elements of {where} are NaN or Inf in {' and '.join(sides)} where the other side has "
+            "another value."
+        )
+        case.find(Kind.NOT_FINITE, where, text)
+        reason = reason or text
+    return reason
+
+
+def _not_the_same(case: Case, settled: Settled) -> tuple[Verdict | None, str, Settled]:
+    """d is not within the wide round-off. None: after all it is (a verified fold)."""
+    name, ratio = settled.worst
+    size = f"the real difference in {name or 'output'} is {ratio:.3g} times the wide round-off"
+    if settled.state is State.TIED:
+        text = (
+            f"A choice hangs on the last bit of float64 ({'; '.join(settled.flips[:2])}), and the difference hangs on it. "
+            "Compare at an input that is not at a tie."
+        )
+        case.find(Kind.BRANCH_CROSSING, settled.flips[0], text)
+        return Verdict.UNDECIDED, text, settled
+    if settled.state is State.BETWEEN:
+        return Verdict.UNDECIDED, f"{size}: too large for rounding, too small to be called real.", settled
+    stray = neutral_draws_agree(case) or _unfollowed(case)  # an unknown bound does not matter: d is of the wide runs
+    if stray:
+        return Verdict.UNDECIDED, stray, settled
+    constants = weigh_constants(case, settled)
+    if constants is not None:
+        verdict, reason, after = constants
+        return verdict, reason, after
+    return Verdict.DIFFERENT, f"Not the same function: {size}, with the same parameters.", settled
+
+
+def _unfollowed(case: Case) -> str:
+    """What left the wide run: the verdict is undecided at best, and what it was is named."""
+    found = []
+    for side, ran, _ in case.sides:
+        for opaque in ran.wide.opaque:
+            text = f"{opaque.op} could not be followed in float64 ({opaque.why})."
+            found.append((Kind.OPAQUE_OPERATOR, f"{side.name}: {opaque.where}", text))
+        for where in numbers_come_back(side, ran):
+            text = "A number left the tensors here and came back, so it cannot be followed. Keep it a tensor."
+            found.append((Kind.OPAQUE_OPERATOR, f"{side.name}: {where}", text))
+        if ran.drew_elsewhere:
+            text = "Python's or NumPy's random numbers are used, which cannot be matched with the other side's."
+            found.append((Kind.NOT_DETERMINISTIC, side.name, text))
+    return _tell(case, found)
+
+
+def _unbounded(case: Case) -> str:
+    """Operators whose error has no known bound: their kernels cannot be checked."""
+    found = [
+        (
+            Kind.OPAQUE_OPERATOR,
+            f"{side.name}: {where}",
+            f"Nothing is known of the error of {op}. Teach it: roundoff.register_rule({op!r}, bound=...).",
+        )
+        for side, _, check in case.sides
+        for op, where in check.unknown.items()
+    ]
+    return _tell(case, found)
+
+
+def _tell(case: Case, found: list[tuple[Kind, str, str]]) -> str:
+    for kind, where, text in found:
+        case.find(kind, where, text)
+    return f"{found[0][1]}: {found[0][2]}" if found else ""
+
+
+def _roundoff_reason(case: Case, settled: Settled) -> str:
+    for side, ran, _ in case.sides:
+        for crossing in ran.wide.crossings[:3]:
+            case.find(
+                Kind.BRANCH_CROSSING,
+                f"{side.name}: {crossing.where}",
+                f"{crossing.op} chooses differently in {crossing.count} elements natively and in float64.",
+            )
+    return (
+        "The same function: in exact arithmetic the two agree to the rounding of float64 "
+        f"({settled.worst[1]:.2g} times its typical size), and every step rounds as its precision allows."
+    )
+
+
+def _magnitude(case: Case, outputs: tuple[Output, ...], verdict: Verdict) -> None:
+    if verdict is not Verdict.ROUNDOFF:
+        return
+    for o in outputs:
+        if o.value_abs > 0 and 1e-3 < o.max_abs < 1e-4 * o.value_abs:
+            case.find(
+                Kind.MAGNITUDE,
+                o.name,
+                f"The difference is large only because the values are: {o.max_abs:.3g} at {o.value_abs:.3g} "
+                f"is {o.max_abs / o.value_abs:.2g} of them.",
+            )

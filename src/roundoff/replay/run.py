@@ -1,0 +1,172 @@
+"""Run one side of a comparison: natively as it is, watched, and with the wide run beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from roundoff.errors import RoundoffError
+from roundoff.formats import UNIT_ROUNDOFF, widen
+from roundoff.replay.constants import Constants, numbers_in_and_out
+from roundoff.replay.wide import Executed, Observer, WideRun
+from roundoff.tape.leaves import leaves
+from roundoff.tape.storages import has_storage
+from roundoff.tape.trace import drew_elsewhere, random_state, set_random_state, untouched
+from roundoff.tape.watch import Listener, ListenerFailed, watch
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two networks with what it is given."""
+
+    name: str  # "A" or "B"
+    model: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    randomness: dict[str, Any]  # the state of the random generators from which every run starts
+
+    def error(self, error: BaseException) -> RoundoffError:
+        """What to raise when the network itself raised."""
+        return RoundoffError(
+            f"{self.name} raised {type(error).__name__}: {error}\n"
+            f"{self.name} is {describe(self.model)}, called with {describe_inputs(self.args, self.kwargs)}. "
+            "Check that it runs on this input by itself."
+        )
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One leaf of what a network returned: its place, its native value and, for a tensor, its wide value."""
+
+    name: str
+    native: Any
+    wide: Tensor | None
+
+
+@dataclass(frozen=True)
+class Ran:
+    """One watched run: what came out, and what was met on the way."""
+
+    leaves: tuple[Leaf, ...]
+    wide: WideRun
+    constants: Constants
+    coarsest: float  # u of the shortest format in which a step rounded
+    steps: int
+    drew_elsewhere: bool  # Python's or NumPy's random numbers were used
+
+    @property
+    def tensors(self) -> dict[str, Leaf]:
+        """The leaves that are tensors, by name."""
+        return {leaf.name: leaf for leaf in self.leaves if leaf.wide is not None}
+
+
+class _Formats:
+    """A listener that counts steps and keeps the coarsest unit round-off in which one rounded."""
+
+    def __init__(self) -> None:
+        self.coarsest = 0.0
+        self.steps = 0
+
+    def before(self, step: Any) -> None:
+        self.steps += 1
+
+    def after(self, step: Any, out: Any) -> None:
+        for x in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(x, Tensor):
+                self.coarsest = max(self.coarsest, UNIT_ROUNDOFF.get(x.dtype, 0.0))
+
+
+def run_wide(
+    side: Side,
+    *,
+    observe: Observer | None = None,
+    alter: Callable[[Executed], list[Tensor]] | None = None,
+    values: list[tuple[Tensor, Tensor]] | None = None,
+    neutral: bool = False,
+    repeat: bool = False,
+    also: Sequence[Listener] = (),
+) -> tuple[Ran, tuple[Leaf, ...] | None]:
+    """Run ``side`` watched, with the wide run beside it, and leave no trace.
+
+    ``repeat``: afterwards run it once more without being watched, and return those leaves as well (``wide`` None).
+    Raises RoundoffError when the network raises, naming the side.
+    """
+    constants = Constants((side.args, side.kwargs), values)
+    wide = WideRun(observe, alter, constants, neutral)
+    formats = _Formats()
+    with untouched(side.model, (side.args, side.kwargs)) as restore:
+        set_random_state(side.randomness)
+        listeners: list[Listener] = [restore, wide, formats, *also]
+        before = random_state()
+        with numbers_in_and_out(constants):
+            out = _guarded(side, lambda: watch(side.model, side.args, side.kwargs, listeners))
+        elsewhere = drew_elsewhere(before, random_state())
+        found = tuple(_leaf(name, value, wide, restore.is_older) for name, value in leaves(out))
+        del out
+        again = None
+        if repeat:
+            restore.undo()
+            set_random_state(side.randomness)
+            result = _guarded(side, lambda: side.model(*side.args, **side.kwargs))
+            again = tuple(_plain(name, value, restore.is_older) for name, value in leaves(result))
+    return Ran(found, wide, constants, formats.coarsest, formats.steps, elsewhere), again
+
+
+def _guarded(side: Side, run: Callable[[], Any]) -> Any:
+    try:
+        return run()
+    except (RoundoffError, ListenerFailed):
+        raise
+    except Exception as error:
+        raise side.error(error) from error
+
+
+def _leaf(name: str, value: Any, wide: WideRun, is_older: Callable[[Tensor], bool]) -> Leaf:
+    if not isinstance(value, Tensor):
+        return Leaf(name, value, None)
+    value = value.detach()
+    if not has_storage(value):
+        value = value.to_dense() if value.layout != torch.strided else value
+        return Leaf(name, value, widen(value))
+    try:
+        twin = wide.twins.wide(value)
+    except ValueError:
+        twin = widen(value)
+    if is_older(value):  # it will be put back to what it was
+        return Leaf(name, value.clone(), twin.clone())
+    return Leaf(name, value, twin)
+
+
+def _plain(name: str, value: Any, is_older: Callable[[Tensor], bool]) -> Leaf:
+    if isinstance(value, Tensor):
+        value = value.detach()
+        value = value.clone() if has_storage(value) and is_older(value) else value
+    return Leaf(name, value, None)
+
+
+def describe(model: Any) -> str:
+    """A network in a few words: its class, or its name."""
+    name = getattr(model, "__qualname__", None) or type(model).__qualname__
+    return str(name)
+
+
+def describe_inputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """Inputs in a few words: dtype and shape of each tensor."""
+    words = [_describe_value(name, value) for name, value in leaves(list(args))]
+    words += [_describe_value(name, value) for name, value in leaves(dict(kwargs))]
+    return ", ".join(words) or "no arguments"
+
+
+def _describe_value(name: str, value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    return repr(value)[:40]
+
+
+def coarsest_of(*runs: Ran) -> float:
+    """u of the shortest format in which any of the runs rounded."""
+    return max((run.coarsest for run in runs), default=0.0)

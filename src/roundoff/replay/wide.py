@@ -1,0 +1,302 @@
+"""The wide run: beside each step of a native run, the same operation in float64 on wide operands.
+
+Native values steer only what cannot be recomputed: Python control flow, shapes that depend on data, and random draws.
+Masks, indices and rounded integers that are data are recomputed wide, so that two correct networks take the same
+branches. See the design for why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from roundoff.formats import is_inexact, wide_dtype, widen
+from roundoff.replay.constants import Constants
+from roundoff.replay.twins import Twins
+from roundoff.rules import Nature, Rule, lookup
+from roundoff.tape.leaves import map_operands, operands
+from roundoff.tape.storages import has_storage
+from roundoff.tape.watch import Step
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """A step at which the wide and the native run choose differently, and for how many elements."""
+
+    step: int
+    op: str
+    where: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Opaque:
+    """A step that could not be followed in float64: from here on its native result stands for the wide one."""
+
+    op: str
+    where: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Executed:
+    """One step with its native and its wide side, as the check of the kernels sees it."""
+
+    step: Step
+    rule: Rule | None
+    old: dict[int, Tensor]  # by id: the widened old values of the operands that were overwritten
+    clean: bool  # no operand carries an inherited error
+    outs: list[Tensor]  # native results
+    wide: list[Tensor]  # wide results
+    twins: Twins
+
+    def operand(self, x: Any) -> Any:
+        """``x`` as the step found it, widened; anything that is not a tensor as it is."""
+        if not isinstance(x, Tensor):
+            return x
+        old = self.old.get(id(x))
+        return old if old is not None else widen(x)
+
+    @cached_property
+    def args(self) -> tuple[Any, ...]:
+        """The operator's arguments, native operands widened."""
+        return tuple(map_operands(self.operand, a) for a in self.step.args)
+
+    @cached_property
+    def kwargs(self) -> dict[str, Any]:
+        """The operator's keywords, native operands widened."""
+        return {k: map_operands(self.operand, v) for k, v in self.step.kwargs.items()}
+
+    @cached_property
+    def reference(self) -> list[Tensor]:
+        """The operator in float64 on the native operands."""
+        if self.clean:
+            return self.wide
+        args, kwargs = self.args, self.kwargs
+        if self.step.overwritten:  # the operator will write to them: let it write to copies
+            args = tuple(map_operands(lambda x: x.clone() if isinstance(x, Tensor) else x, a) for a in args)
+            kwargs = {k: map_operands(lambda x: x.clone() if isinstance(x, Tensor) else x, v) for k, v in kwargs.items()}
+        return redo(self.step, self.rule, args, kwargs, self.outs)
+
+
+class Observer(Protocol):
+    """Told of each step that was computed on both sides, before the wide results are taken over."""
+
+    def __call__(self, executed: Executed) -> None: ...
+
+
+class WideRun:
+    """A listener that keeps the wide value of every tensor that is alive.
+
+    ``observe`` is told of each computed step; ``alter`` may change the wide results of a step (to perturb them);
+    ``constants`` says what wide value a tensor that no step made has, where that is not simply its own.
+    """
+
+    def __init__(
+        self,
+        observe: Observer | None = None,
+        alter: Callable[[Executed], list[Tensor]] | None = None,
+        constants: Constants | None = None,
+        neutral: bool = False,
+    ) -> None:
+        self.twins = Twins()
+        self.crossings: list[Crossing] = []
+        self.opaque: list[Opaque] = []
+        self.draws: list[tuple[str, tuple[int, ...]]] = []
+        self.chosen: list[Tensor] = []
+        self._observe = observe
+        self._alter = alter
+        self._constants = constants or Constants()
+        self._neutral = neutral
+        self._old: dict[int, Tensor] = {}
+        self._moved = False
+
+    # -- listener ---------------------------------------------------------------------------------------------------
+
+    def before(self, step: Step) -> None:
+        self._old = {}
+        found = operands((step.args, step.kwargs))
+        for x in found:
+            self._constants.meet(x, self.twins)
+        self._moved = any(self.twins.has(x) for x in found)
+        for x in step.overwritten:
+            if not has_storage(x):
+                continue
+            if self._observe is not None:
+                self._old[id(x)] = widen(x).clone()
+            if self._moved or is_inexact(x.dtype):
+                self.twins.own(x)
+
+    def after(self, step: Step, out: Any) -> None:
+        with torch.no_grad():
+            self._after(step, out)
+
+    def _after(self, step: Step, out: Any) -> None:
+        outs = [x for x in operands(out) if isinstance(x, Tensor)]
+        found = operands((step.args, step.kwargs))
+        for x in outs:
+            self._constants.made(x)
+        if not outs:
+            self._constants.left(step, self.twins)
+            return
+        if not all(has_storage(x) for x in outs + found):
+            self._give_up(step, outs, "a sparse or nested tensor")
+            return
+        if not step.overwritten and _is_view(outs, found):
+            return
+        rule = lookup(step.op)
+        if rule is not None:
+            if rule.nature is Nature.DRAWS and rule.wide is None:
+                self._draw(step, outs)
+                return
+            if rule.nature is Nature.MAKES and not step.overwritten:
+                return
+            if rule.nature is Nature.EXACT and not self._moved and not step.overwritten:
+                return
+        if step.overwritten and not self._moved and not any(is_inexact(x.dtype) for x in step.overwritten):
+            return
+        self._compute(step, rule, outs)
+
+    # -- the wide side of a step --------------------------------------------------------------------------------------
+
+    def _compute(self, step: Step, rule: Rule | None, outs: list[Tensor]) -> None:
+        try:
+            wide = self._redo_wide(step, rule, outs)
+        except (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError) as error:
+            self._give_up(step, outs, f"float64: {str(error).splitlines()[0][:120]}")
+            return
+        if any(w.shape != x.shape for w, x in zip(wide, outs, strict=True)):
+            wide = self._redo_steered(step, rule, outs)
+        if rule is not None and rule.nature is Nature.DRAWS:
+            self.draws.append((str(step.op), tuple(outs[0].shape)))
+        executed = Executed(step, rule, self._old, not self._moved, outs, wide, self.twins)
+        self._note_choices(executed)
+        if self._observe is not None:
+            self._observe(executed)
+        if self._alter is not None:
+            wide = self._alter(executed)
+        for x, w in zip(outs, wide, strict=True):
+            if x.numel() and self._differs_from_native(x):
+                self.twins.adopt(x, w)
+
+    def _differs_from_native(self, x: Tensor) -> bool:
+        # Integers computed from integers alone are their own wide value.
+        return is_inexact(x.dtype) or self._moved
+
+    def _redo_wide(self, step: Step, rule: Rule | None, outs: list[Tensor]) -> list[Tensor]:
+        wide_of = self._wide_operand(step)
+        args = tuple(map_operands(wide_of, a) for a in step.args)
+        kwargs = {k: map_operands(wide_of, v) for k, v in step.kwargs.items()}
+        return redo(step, rule, args, kwargs, outs)
+
+    def _redo_steered(self, step: Step, rule: Rule | None, outs: list[Tensor]) -> list[Tensor]:
+        """Once more with native masks and indices: the shape of the result depends on them."""
+        self.crossings.append(Crossing(step.index, str(step.op), step.where, 1))
+        wide_of = self._wide_operand(step)
+
+        def steer(x: Any) -> Any:
+            return x if isinstance(x, Tensor) and not is_inexact(x.dtype) else wide_of(x)
+
+        args = tuple(map_operands(steer, a) for a in step.args)
+        kwargs = {k: map_operands(steer, v) for k, v in step.kwargs.items()}
+        wide = redo(step, rule, args, kwargs, outs)
+        if any(w.shape != x.shape for w, x in zip(wide, outs, strict=True)):
+            return [widen(x) for x in outs]
+        return wide
+
+    def _wide_operand(self, step: Step) -> Callable[[Any], Any]:
+        def wide_of(x: Any) -> Any:
+            return self.twins.wide(x) if isinstance(x, Tensor) else x
+
+        return wide_of
+
+    def _draw(self, step: Step, outs: list[Tensor]) -> None:
+        self.draws.append((str(step.op), tuple(outs[0].shape)))
+        for x in outs:
+            if step.overwritten or self._neutral:
+                value = widen(x)
+                if self._neutral:
+                    value = torch.full_like(value, 0.5) if is_inexact(x.dtype) else torch.zeros_like(value)
+                self.twins.adopt(x, value)
+
+    def _give_up(self, step: Step, outs: list[Tensor], why: str) -> None:
+        self.opaque.append(Opaque(str(step.op), step.where, why))
+        for x in outs:
+            if has_storage(x) and self.twins.has(x):
+                self.twins.drop(x)
+
+    def _note_choices(self, executed: Executed) -> None:
+        """Booleans, integers and steps that jump: where do wide and native choose differently?"""
+        rule, step = executed.rule, executed.step
+        jumps = rule is not None and rule.discrete
+        if not self._moved:
+            return
+        for x, w in zip(executed.outs, executed.wide, strict=True):
+            if x.numel() == 0 or x.dim() == 0 and not jumps and is_inexact(x.dtype):
+                continue
+            if not is_inexact(x.dtype):
+                count = int((x != w).sum())
+            elif jumps:
+                count = int(((widen(x) - w).abs() >= 0.5).sum())
+            else:
+                continue
+            if count and "pool" not in str(step.op):
+                self.crossings.append(Crossing(step.index, str(step.op), step.where, count))
+
+
+def _is_view(outs: list[Tensor], found: list[Tensor]) -> bool:
+    addresses = {x.untyped_storage()._cdata for x in found}
+    return all(x.untyped_storage()._cdata in addresses for x in outs)
+
+
+def redo(
+    step: Step, rule: Rule | None, args: tuple[Any, ...], kwargs: dict[str, Any], native: list[Tensor]
+) -> list[Tensor]:
+    """The operation of ``step`` on the given wide operands, in float64. Raises what PyTorch raises where it cannot."""
+    if rule is not None and rule.wide is not None:
+        out = rule.wide(*args, native=tuple(native), **kwargs)
+        return [x.to(wide_dtype(n.dtype)) for x, n in zip(operands(out), native, strict=True)]
+    args = tuple(map_operands(_wide_format, a) for a in args)
+    kwargs = {k: map_operands(_wide_format, v) for k, v in kwargs.items()}
+    out = None
+    for name, value in list(kwargs.items()):
+        if name == "out" or (isinstance(value, Tensor) and _is_out(step.op, name)):
+            kwargs[name] = torch.empty(value.shape, dtype=value.dtype, device=value.device)
+    anchored = any(is_inexact(x.dtype) for x in operands((args, kwargs)))
+    with _float64_by_default(not anchored):
+        out = step.op(*args, **kwargs)
+    results = operands(out)
+    if len(results) != len(native):
+        raise RuntimeError(f"{len(results)} results in float64, {len(native)} natively")
+    for result, n in zip(results, native, strict=True):
+        if is_inexact(n.dtype) and result.dtype != wide_dtype(n.dtype):
+            raise RuntimeError(f"the result is {result.dtype} on float64 operands")
+    return results
+
+
+def _wide_format(value: Any) -> Any:
+    return wide_dtype(value) if isinstance(value, torch.dtype) else value
+
+
+def _is_out(op: Any, name: str) -> bool:
+    return any(a.name == name and a.is_out for a in op._schema.arguments)
+
+
+@contextmanager
+def _float64_by_default(wanted: bool) -> Iterator[None]:
+    """Operators on integers or on nothing give the default format: let it be the wide one meanwhile."""
+    if not wanted:
+        yield
+        return
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

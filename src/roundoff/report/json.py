@@ -1,0 +1,70 @@
+"""A comparison as plain data, with a versioned schema."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from roundoff.errors import RoundoffError
+from roundoff.judge.verdict import Judgement
+from roundoff.records import Output
+
+#: Changes when a field changes its meaning or goes; new fields do not change it.
+SCHEMA = "roundoff.comparison/1"
+
+
+def as_dict(judgement: Judgement, version: str) -> dict[str, Any]:
+    """The judgement as dicts, lists, strings and numbers. Sizes that are not finite are the strings "inf" and "nan"."""
+    return {
+        "schema": SCHEMA,
+        "roundoff": version,
+        "verdict": str(judgement.verdict),
+        "evidence": str(judgement.evidence),
+        "reason": judgement.reason,
+        "outputs": [_output(o) for o in judgement.outputs],
+        "findings": [{"kind": str(f.kind), "where": f.where, "text": f.text} for f in judgement.findings],
+    }
+
+
+def _output(o: Output) -> dict[str, Any]:
+    sizes = ("max_abs", "roundoff_a_abs", "roundoff_b_abs", "real_abs", "floor_abs", "value_abs")
+    return {
+        "name": o.name,
+        "shape": list(o.shape),
+        "dtype": str(o.dtype).removeprefix("torch."),
+        "identical": o.identical,
+        "index": None if o.index is None else list(o.index),
+        "max_ulp": o.max_ulp,
+        **{name: _size(getattr(o, name)) for name in sizes},
+    }
+
+
+def _size(x: float) -> float | str:
+    return x if math.isfinite(x) else str(x)
+
+
+def as_json(data: dict[str, Any]) -> str:
+    """The data as text, the same for the same data."""
+    return json.dumps(data, indent=2, allow_nan=False) + "\n"
+
+
+def write(text: str, path: str | os.PathLike[str]) -> None:
+    """Write ``text`` to ``path``, whole or not at all. Raises RoundoffError where it cannot be written."""
+    target = Path(path)
+    try:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    except OSError as error:
+        raise RoundoffError(
+            f"Cannot write {target}: {error.strerror}. Give a path in a folder that exists and can be written."
+        ) from error
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(name, target)
+    except OSError as error:
+        Path(name).unlink(missing_ok=True)
+        raise RoundoffError(f"Cannot write {target}: {error.strerror}. Give a path that can be written.") from error

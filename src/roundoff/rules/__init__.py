@@ -1,0 +1,9 @@
+"""What is known of each operator: exact or not, its bound, and the source. One file per family."""
+
+from __future__ import annotations
+
+from roundoff.rules import convolution, matmul  # noqa: F401  (each registers its rules)
+from roundoff.rules.registry import all_rules, lookup, register, replace
+from roundoff.rules.rule import Call, Limit, Nature, Rule
+
+__all__ = ["Call", "Limit", "Nature", "Rule", "all_rules", "lookup", "register", "replace"]

@@ -1,0 +1,139 @@
+"""Convolutions of every kind: each element is a dot product of a patch with a kernel.
+
+The bound is that of a dot product (see ``matmul``), with the norm of each patch had by box-summing squares. Kernels that
+compute with Winograd's or Fourier's method keep a norm-wise bound only (Higham §24), with a larger constant than this
+one assumes; where a step breaks the bound the finding says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from math import prod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.linalg import vector_norm
+
+from roundoff.rules.matmul import products_bound
+from roundoff.rules.registry import register
+from roundoff.rules.rule import Call, Limit, Nature, Products, Rule
+
+_POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+_CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+
+
+def _full(value: Any, dims: int) -> list[int]:
+    items = [value] if isinstance(value, int) else list(value)
+    return items * dims if len(items) == 1 else items
+
+
+def _norms(stride: list[int], padding: list[int], dilation: list[int], groups: int) -> Any:
+    def norms(x: Tensor, w: Tensor) -> Tensor:
+        dims = w.dim() - 2
+        kernel = list(w.shape[2:])
+        squares = _squares(x, groups, dims)
+        if prod(kernel) == 1:
+            if any(padding):
+                squares = F.pad(squares, [p for p in reversed(padding) for _ in (0, 1)])
+            boxes = squares[(slice(None), slice(None), *(slice(None, None, s) for s in stride))]
+        elif all(d == 1 for d in dilation):
+            squares = F.pad(squares, [p for p in reversed(padding) for _ in (0, 1)])
+            boxes = _POOL[dims](squares, kernel, stride) * prod(kernel)
+        else:
+            batch, parts, *space = squares.shape
+            ones = squares.new_ones(1, 1, *kernel)
+            box = _CONV[dims](squares.reshape(batch * parts, 1, *space), ones, None, stride, padding, dilation)
+            boxes = box.reshape(batch, parts, *box.shape[2:])
+        each = vector_norm(w.reshape(groups, w.shape[0] // groups, -1), dim=-1, dtype=_accumulate(w))
+        return _combine(boxes, each.abs(), dims)
+
+    return norms
+
+
+def _transposed_norms(
+    stride: list[int], padding: list[int], dilation: list[int], extra: list[int], groups: int
+) -> Any:
+    def norms(x: Tensor, w: Tensor) -> Tensor:
+        dims = w.dim() - 2
+        squares = _squares(x, groups, dims)
+        batch, parts, *space = squares.shape
+        ones = squares.new_ones(1, 1, *w.shape[2:])
+        box = _CONV_TRANSPOSE[dims](
+            squares.reshape(batch * parts, 1, *space), ones, None, stride, padding, extra, 1, dilation
+        )
+        by_group = w.reshape(groups, w.shape[0] // groups, w.shape[1], -1)
+        each = vector_norm(by_group, dim=(1, 3), dtype=_accumulate(w))
+        return _combine(box.reshape(batch, parts, *box.shape[2:]), each.abs(), dims)
+
+    return norms
+
+
+def _accumulate(x: Tensor) -> torch.dtype:
+    return torch.complex128 if x.is_complex() else torch.float64
+
+
+def _squares(x: Tensor, groups: int, dims: int) -> Tensor:
+    """Σ |x|² over the channels of each group: [batch, groups, *space], float64."""
+    batched = x if x.dim() == dims + 2 else x.unsqueeze(0)
+    by_group = batched.reshape(batched.shape[0], groups, -1, *batched.shape[2:])
+    return vector_norm(by_group, dim=2, dtype=_accumulate(x)).abs().square()
+
+
+def _combine(boxes: Tensor, each: Tensor, dims: int) -> Tensor:
+    """[batch, groups, *space] and [groups, channels] to [batch, groups · channels, *space]."""
+    patches = boxes.clamp_min(0).sqrt().unsqueeze(2)
+    product = patches * each.reshape(1, *each.shape, *([1] * dims))
+    return product.flatten(1, 2)
+
+
+def _take(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Products:
+    x, w, bias, stride, padding, dilation, transposed, extra, groups = args[:9]
+    dims = w.dim() - 2
+    geometry = [_full(value, dims) for value in (stride, padding, dilation)]
+    added = None if bias is None else bias.reshape(-1, *([1] * dims))
+    if transposed:
+        terms = w.shape[0] // groups * prod(w.shape[2:])
+        return Products(x, w, terms, _transposed_norms(*geometry, _full(extra, dims), groups), added=added)
+    return Products(x, w, prod(w.shape[1:]), _norms(*geometry, groups), added=added)
+
+
+def _bound(call: Call) -> Limit:
+    return products_bound(_take(call.args, call.kwargs), call)
+
+
+def _samples(dtype: torch.dtype, g: torch.Generator) -> Iterable[tuple[tuple[Any, ...], dict[str, Any]]]:
+    def rand(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=g).to(dtype)
+
+    def case(x: Tensor, w: Tensor, bias: bool = True, stride: int = 1, padding: int = 0, dilation: int = 1,
+             transposed: bool = False, groups: int = 1) -> tuple[tuple[Any, ...], dict[str, Any]]:  # fmt: skip
+        dims = w.dim() - 2
+        out = w.shape[1] * groups if transposed else w.shape[0]
+        return (x, w, rand(out) if bias else None, [stride] * dims, [padding] * dims, [dilation] * dims,
+                transposed, [0] * dims, groups), {}  # fmt: skip
+
+    yield case(rand(2, 64, 5, 7), rand(8, 64, 1, 1))
+    yield case(rand(2, 3, 9, 9) + 2, rand(4, 3, 3, 3), padding=1)
+    yield case(rand(2, 6, 11, 9), rand(6, 2, 3, 3), stride=2, padding=2, dilation=2, groups=3)
+    yield case(rand(2, 16, 12, 12).contiguous(memory_format=torch.channels_last), rand(16, 1, 3, 3), groups=16)
+    yield case(rand(2, 4, 30), rand(5, 4, 7), bias=False, padding=3)
+    yield case(rand(1, 3, 5, 6, 7), rand(4, 3, 2, 3, 2), stride=2)
+    yield case(rand(2, 6, 5, 5), rand(6, 4, 3, 3), stride=2, padding=1, transposed=True)
+    yield case(rand(2, 6, 9), rand(6, 2, 4), stride=2, transposed=True, groups=2)
+    yield case(rand(1, 256, 6, 6), rand(10, 256, 6, 6))
+
+
+register(
+    Rule(
+        ("aten.convolution", "aten._convolution"),
+        Nature.ROUNDS,
+        _bound,
+        source="Higham, Accuracy and Stability of Numerical Algorithms (2002), §3.1; direct or im2col convolution",
+        assumes="no Winograd, no FFT; accumulated in float32 or wider; no overflow",
+        samples=_samples,
+        products=_take,
+    )
+)

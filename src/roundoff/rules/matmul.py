@@ -1,0 +1,159 @@
+"""Matrix products.
+
+Each element is a dot product of length n, added in an order that is not known, with or without fused multiply-add:
+|ŝ - s| <= γ_n |x|ᵀ|y| (Higham, Accuracy and Stability of Numerical Algorithms, §3.1 and §3.5), one rounding more for a
+summand and one for each scale. Here |x|ᵀ|y| <= ‖x‖‖y‖, which costs no second product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.linalg import vector_norm
+
+from roundoff.rules.registry import register
+from roundoff.rules.rule import Call, Limit, Nature, Products, Rule
+
+_SOURCE = "Higham, Accuracy and Stability of Numerical Algorithms (2002), §3.1, §3.5"
+_ASSUMES = "a classical product (no Strassen, no Winograd), accumulated in float32 or wider; no overflow"
+
+_WIDE = {torch.complex64: torch.complex128, torch.complex128: torch.complex128}
+
+
+def _norm(x: Tensor, dim: int) -> Tensor:
+    # float64 accumulation: squares of float32 numbers neither overflow nor underflow in it.
+    return vector_norm(x, dim=dim, dtype=_WIDE.get(x.dtype, torch.float64))
+
+
+def _matrix_norms(x: Tensor, w: Tensor) -> Tensor:
+    return _norm(x, -1).unsqueeze(-1) * _norm(w, -2).unsqueeze(-2)
+
+
+def _linear_norms(x: Tensor, w: Tensor) -> Tensor:
+    return _norm(x, -1).unsqueeze(-1) * _norm(w, -1)
+
+
+def _vector_norms(x: Tensor, w: Tensor) -> Tensor:
+    return _norm(x, -1) * _norm(w, -1)
+
+
+def _keyword(kwargs: Mapping[str, Any], name: str) -> float:
+    value = kwargs.get(name, 1)
+    return float(abs(value))
+
+
+def _mm(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Products:
+    x, w = args[0], args[1]
+    return Products(x, w, x.shape[-1], _matrix_norms)
+
+
+def _addmm(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Products:
+    added, x, w = args[0], args[1], args[2]
+    beta = _keyword(kwargs, "beta")
+    return Products(
+        x, w, x.shape[-1], _matrix_norms, _keyword(kwargs, "alpha"), None if beta == 0 else added * beta
+    )
+
+
+def _mv(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Products:
+    return Products(args[0], args[1], args[0].shape[-1], _vector_norms)
+
+
+def _addmv(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Products:
+    beta = _keyword(kwargs, "beta")
+    return Products(
+        args[1],
+        args[2],
+        args[1].shape[-1],
+        _vector_norms,
+        _keyword(kwargs, "alpha"),
+        None if beta == 0 else args[0] * beta,
+    )
+
+
+def _linear(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Products:
+    bias = args[2] if len(args) > 2 else kwargs.get("bias")
+    return Products(args[0], args[1], args[0].shape[-1], _linear_norms, added=bias)
+
+
+def products_bound(products: Products, call: Call) -> Limit:
+    """γ_{n+2} (scale ‖x‖‖w‖ + |added|): n products, a summand and a scale; a complex product is four real ones."""
+    terms = products.terms * (2 if products.x.is_complex() else 1) + 2
+    limit: Limit = products.norms(products.x, products.w).abs()
+    if products.x.is_complex():
+        limit = limit * 2
+    limit = limit * (products.scale * call.gamma(terms))
+    if products.added is not None:
+        limit = limit + products.added.abs() * call.gamma(terms)
+    return limit
+
+
+def _samples(kind: str) -> Any:
+    def samples(dtype: torch.dtype, g: torch.Generator) -> Iterable[tuple[tuple[Any, ...], dict[str, Any]]]:
+        for m, k, n in ((1, 1, 1), (3, 7, 5), (4, 64, 33), (16, 1000, 17), (5, 4096, 8)):
+            for shift in (0.0, 3.0):
+                x = (torch.randn(m, k, generator=g) + shift).to(dtype)
+                w = (torch.randn(n, k, generator=g) * 10.0 ** torch.randint(-3, 3, (n, k), generator=g)).to(dtype).t()
+                b = torch.randn(n, generator=g).to(dtype)
+                match kind:
+                    case "mm":
+                        yield (x, w), {}
+                    case "addmm":
+                        yield (b, x, w), {}
+                        yield (b, x, w), {"beta": 0.5, "alpha": 3.0}
+                    case "bmm":
+                        yield (torch.stack([x, -x]), torch.stack([w, w * 2])), {}
+                    case "mv":
+                        yield (x, w[:, 0]), {}
+                    case "dot":
+                        yield (x[0], w[:, 0]), {}
+                    case "addmv":
+                        yield (torch.randn(m, generator=g).to(dtype), x, w[:, 0]), {}
+                    case "baddbmm":
+                        yield (b, torch.stack([x, -x]), torch.stack([w, w * 2])), {}
+                    case "linear":
+                        yield (x, w.t().contiguous(), b), {}
+
+    return samples
+
+
+for _name, _take in {
+    "mm": _mm,
+    "bmm": _mm,
+    "addmm": _addmm,
+    "baddbmm": _addmm,
+    "mv": _mv,
+    "dot": _mv,
+    "addmv": _addmv,
+    "linear": _linear,
+}.items():
+
+    def _bound(call: Call, take: Any = _take) -> Limit:
+        return products_bound(take(call.args, call.kwargs), call)
+
+    register(
+        Rule(
+            (f"aten.{_name}",),
+            Nature.ROUNDS,
+            _bound,
+            source=_SOURCE,
+            assumes=_ASSUMES,
+            samples=_samples(_name),
+            products=_take,
+        )
+    )
+
+register(
+    Rule(
+        ("aten.vdot",),
+        Nature.ROUNDS,
+        lambda call: products_bound(_mv(call.args, call.kwargs), call),
+        source=_SOURCE,
+        assumes=_ASSUMES,
+        samples=_samples("dot"),
+        products=_mv,
+    )
+)

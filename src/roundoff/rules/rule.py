@@ -1,0 +1,119 @@
+"""What is known of an operator: the rule, and the call that it looks at.
+
+A rule says how far the result of a *correct* kernel can be from the exact result on the same operands. Every result is
+rounded once to the format of the output, so that term, u_out |y|, is added to every rule that is not exact; a rule
+states only what comes on top of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from roundoff.formats import U64, UNDERFLOW, UNIT_ROUNDOFF
+
+Limit = Tensor | float  # an absolute bound: float64, broadcasts to the output
+
+
+class Nature(StrEnum):
+    """How a step relates to rounding."""
+
+    EXACT = "exact"  # moves or selects data; its local error is 0
+    ROUNDS = "rounds"  # computes; its local error is within the rule's bound
+    DRAWS = "draws"  # takes random numbers: the native draw is the truth for the wide run as well
+    MAKES = "makes"  # makes a tensor with no operands and no rounding (zeros, empty)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One executed step as a rule sees it.
+
+    ``args`` and ``kwargs`` are the operator's own, tensors in float64 (complex128) holding exactly the native operands;
+    ``out`` the results in float64 on these operands. ``u`` is the unit round-off of the arithmetic in which the kernel
+    computes (float32 for float32, bfloat16 and float16 operands), and ``gamma(n)`` bounds the relative error of n
+    roundings in it.
+    """
+
+    op: Any
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    out: tuple[Tensor, ...]
+    u: float
+    typical: bool = False
+
+    def gamma(self, n: float) -> float:
+        """γ_n = n u / (1 - n u): the bound of n roundings in any order (Higham, Accuracy and Stability, §3.1).
+
+        When the typical size is asked for instead of the bound, roundings partly cancel, and what was measured for
+        blocked kernels is about one u of |x|ᵀ|y| at any length.
+        """
+        if self.typical:
+            return self.u
+        nu = n * self.u
+        return nu / (1 - nu) if nu < 0.5 else float("inf")
+
+    def arg(self, index: int, name: str, default: Any = None) -> Any:
+        """The argument at ``index`` or called ``name``, as the operator's schema allows either."""
+        if index < len(self.args):
+            return self.args[index]
+        return self.kwargs.get(name, default)
+
+
+@dataclass(frozen=True)
+class Products:
+    """A step whose every output element is a sum of products of ``x`` and ``w``, of at most ``terms`` terms.
+
+    ``norms(x, w)`` gives ‖x_i‖₂ ‖w_j‖₂ for each output element, broadcastable to the output (the norms of the very
+    elements that are multiplied there), which is at least |x|ᵀ|w| by Cauchy and Schwarz, and linear in the size of either.
+    ``scale`` multiplies the sum; ``added`` is the bias or other summand, or None.
+    """
+
+    x: Tensor
+    w: Tensor
+    terms: int
+    norms: Callable[[Tensor, Tensor], Tensor]
+    scale: float = 1.0
+    added: Tensor | None = None
+
+
+Bound = Callable[[Call], "Limit | tuple[Limit, ...]"]
+Sample = Callable[[torch.dtype, torch.Generator], Iterable[tuple[tuple[Any, ...], dict[str, Any]]]]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What is known of the operators ``ops`` (names such as ``aten.addmm`` or, for one overload, ``aten.div.Tensor_mode``).
+
+    ``bound`` gives what a correct kernel's local error cannot exceed beyond the one rounding of the result. ``wide``
+    redoes the operator in float64 where its own kernel cannot; it takes the operator's arguments, widened, and after
+    them ``native=`` the native results. ``discrete`` marks results that jump (floor, sign, comparisons): where wide and
+    native choose differently it is a branch crossing. ``products`` takes a step that sums products apart, so that its
+    bound can be had from norms, without a second product.
+    """
+
+    ops: tuple[str, ...]
+    nature: Nature
+    bound: Bound | None = None
+    source: str = ""
+    assumes: str = ""
+    samples: Sample | None = field(default=None, repr=False)
+    wide: Callable[..., Any] | None = field(default=None, repr=False)
+    discrete: bool = False
+    products: Callable[[tuple[Any, ...], Mapping[str, Any]], Products] | None = field(default=None, repr=False)
+
+
+def rounding(out: Tensor, reference: Tensor) -> Tensor:
+    """The one rounding of a result to the format of ``out``: u |y|, or half the smallest number where it underflows."""
+    u = UNIT_ROUNDOFF[out.dtype]
+    return reference.abs().mul_(u).add_(UNDERFLOW[out.dtype])
+
+
+def compute_unit(*dtypes: torch.dtype) -> float:
+    """u of the arithmetic in which kernels compute on these formats: PyTorch's ``opmath`` is float32 for the half ones."""
+    wide = any(d in (torch.float64, torch.complex128) for d in dtypes)
+    return U64 if wide else UNIT_ROUNDOFF[torch.float32]
