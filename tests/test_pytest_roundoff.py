@@ -1,4 +1,4 @@
-"""The plugin, run as a user's pytest would run it."""
+"""The plugin, run as a user's pytest would: each in its own process, for PyTorch cannot be imported twice."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def failing(pytester: pytest.Pytester) -> pytest.Pytester:
 
 
 def test_a_failure_shows_the_story_and_its_line_and_no_traceback(failing: pytest.Pytester) -> None:
-    result = failing.runpytest()
+    result = failing.runpytest_subprocess()
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         ["different: d is 0.5", "the second line of the story", "*compared at*", "*test_net.py:7"]
@@ -34,7 +34,7 @@ def test_a_failure_shows_the_story_and_its_line_and_no_traceback(failing: pytest
 
 
 def test_a_traceback_style_that_was_asked_for_is_kept(failing: pytest.Pytester) -> None:
-    result = failing.runpytest("--tb=short")
+    result = failing.runpytest_subprocess("--tb=short")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*raise NotSame*"])
 
@@ -48,7 +48,7 @@ def test_other_failures_are_left_alone(pytester: pytest.Pytester) -> None:
             assert 1 == 2
         """
     )
-    result = pytester.runpytest()
+    result = pytester.runpytest_subprocess()
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines([">*assert 1 == 2"])
     result.stdout.no_fnmatch_line("*compared at*")
@@ -69,7 +69,7 @@ def test_the_fixture_is_assert_same(pytester: pytest.Pytester) -> None:
                 assert_same(layer, lambda x: layer(x) + 1, torch.ones(1, 3))
         """
     )
-    pytester.runpytest().assert_outcomes(passed=2)
+    pytester.runpytest_subprocess().assert_outcomes(passed=2)
 
 
 def test_the_plugin_does_not_import_torch(pytester: pytest.Pytester) -> None:
