@@ -58,6 +58,9 @@ class KernelCheck:
         natives = [x for x in executed.outs if is_inexact(x.dtype)]
         if not natives or all(x.dtype in (torch.float64, torch.complex128) for x in natives):
             return  # integers follow from the branches; float64 has no wider reference here
+        if any(x.is_nested for x in executed.outs):
+            self.unknown.setdefault(str(step.op), step.where)
+            return
         if not all(x.numel() for x in executed.outs):
             return
         if rule is not None and rule.products is not None and _settled_by_norms(executed):

@@ -98,12 +98,12 @@ def importing_from(file: Path) -> Iterator[None]:
 
 
 def _package_of(path: Path) -> tuple[Path, str]:
-    """The folder from which ``path`` is imported, and its dotted name there."""
+    """The folder from which ``path`` is imported, and its dotted name there; ``""`` where it has none."""
     folder, parts = path.parent, [] if path.stem == "__init__" else [path.stem]
     while (folder / "__init__.py").is_file() and folder.name.isidentifier() and folder.parent != folder:
         parts.insert(0, folder.name)
         folder = folder.parent
-    return folder, ".".join(parts)
+    return folder, ".".join(parts) if all(part.isidentifier() for part in parts) else ""
 
 
 def _top_folder(name: str, module: ModuleType) -> Path | None:
@@ -119,7 +119,7 @@ def _top_folder(name: str, module: ModuleType) -> Path | None:
 def _is_free(name: str, root: Path) -> bool:
     """True when a module of ``root`` may be called ``name`` without hiding one from elsewhere."""
     top = name.partition(".")[0]
-    if not all(part.isidentifier() for part in name.split(".")) or top in sys.stdlib_module_names:
+    if not name or top in sys.stdlib_module_names:
         return False
     return name not in sys.modules and (top not in sys.modules or _top_folder(name, sys.modules[top]) == root)
 

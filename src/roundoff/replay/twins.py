@@ -27,13 +27,17 @@ class Twins:
 
     def __init__(self) -> None:
         self._of: StorageMap[_Twin] = StorageMap()
+        self._nested: StorageMap[Tensor] = StorageMap()  # nested tensors have no strides: their twins are kept whole
 
     def has(self, x: Tensor) -> bool:
         """True when ``x`` has a twin; without one its wide value is its native value."""
-        return has_storage(x) and x in self._of
+        return has_storage(x) and (x in self._of or x in self._nested)
 
     def wide(self, x: Tensor) -> Tensor:
         """The wide value of ``x``: a view of its twin, or ``x`` widened. Raises ValueError where bits are reinterpreted."""
+        if x.is_nested:
+            kept = self._nested.get(x)
+            return widen(x) if kept is None else kept
         twin = self._of.get(x) if has_storage(x) else None
         if twin is None:
             return widen(x)
@@ -41,6 +45,9 @@ class Twins:
 
     def adopt(self, x: Tensor, wide: Tensor) -> None:
         """Make ``wide`` the wide value of ``x``. Takes the memory of ``wide`` where it is laid out like ``x``."""
+        if x.is_nested:
+            self._nested.set(x, wide)
+            return
         twin = self._of.get(x)
         if twin is not None and twin.flat.numel() == _numel(x):
             try:
@@ -67,7 +74,7 @@ class Twins:
 
     def own(self, x: Tensor) -> None:
         """Give the storage of ``x``, which is about to be overwritten, a twin if it has none."""
-        if x in self._of:
+        if x in self._of or x.is_nested:
             return
         whole = torch.empty(0, dtype=x.dtype, device=x.device).set_(x.untyped_storage())
         flat = widen(whole)
@@ -76,6 +83,7 @@ class Twins:
     def drop(self, x: Tensor) -> None:
         """From now on the native value of ``x`` is its wide value."""
         self._of.drop(x)
+        self._nested.drop(x)
 
 
 def _numel(x: Tensor) -> int:

@@ -171,7 +171,7 @@ class WideRun:
         except (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError) as error:
             self._give_up(step, outs, f"float64: {str(error).splitlines()[0][:120]}")
             return
-        if any(w.shape != x.shape for w, x in zip(wide, outs, strict=True)):
+        if not _same_shapes(wide, outs):
             wide = self._redo_steered(step, rule, outs)
         if rule is not None and rule.nature is Nature.DRAWS:
             self.draws.append((str(step.op), tuple(outs[0].shape)))
@@ -206,7 +206,7 @@ class WideRun:
         args = tuple(map_operands(steer, a) for a in step.args)
         kwargs = {k: map_operands(steer, v) for k, v in step.kwargs.items()}
         wide = redo(step, rule, args, kwargs, outs)
-        if any(w.shape != x.shape for w, x in zip(wide, outs, strict=True)):
+        if not _same_shapes(wide, outs):
             return [widen(x) for x in outs]
         return wide
 
@@ -248,6 +248,11 @@ class WideRun:
                 continue
             if count and "pool" not in str(step.op):
                 self.crossings.append(Crossing(step.index, str(step.op), step.where, count))
+
+
+def _same_shapes(wide: list[Tensor], native: list[Tensor]) -> bool:
+    # The shape of a nested tensor cannot be asked for.
+    return all(x.is_nested or w.shape == x.shape for w, x in zip(wide, native, strict=True))
 
 
 def _is_view(outs: list[Tensor], found: list[Tensor]) -> bool:

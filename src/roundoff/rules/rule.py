@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import frexp, hypot, inf
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ class Call:
     ``args`` and ``kwargs`` are the operator's own, tensors in float64 (complex128) holding exactly the native operands;
     ``out`` the results in float64 on these operands. ``u`` is the unit round-off of the arithmetic in which the kernel
     computes (float32 for float32, bfloat16 and float16 operands), and ``gamma(n)`` bounds the relative error of n
-    roundings in it.
+    roundings in it. ``u_out`` is that of the format in which results are stored, where it is known to be coarser.
     """
 
     op: Any
@@ -45,6 +46,7 @@ class Call:
     out: tuple[Tensor, ...]
     u: float
     typical: bool = False
+    u_out: float = 0.0
 
     def gamma(self, n: float) -> float:
         """γ_n = n u / (1 - n u): the bound of n roundings in any order (Higham, Accuracy and Stability, §3.1).
@@ -52,10 +54,32 @@ class Call:
         When the typical size is asked for instead of the bound, roundings partly cancel, and what was measured for
         blocked kernels is about one u of |x|ᵀ|y| at any length.
         """
+        return self._gamma(n, self.u)
+
+    def gamma_out(self, n: float) -> float:
+        """γ_n for roundings to the format of the output: some kernels on bfloat16 and float16 round in between to it."""
+        return self._gamma(n, max(self.u, self.u_out))
+
+    def _gamma(self, n: float, u: float) -> float:
         if self.typical:
-            return self.u
-        nu = n * self.u
+            return u
+        nu = n * u
         return nu / (1 - nu) if nu < 0.5 else float("inf")
+
+    @property
+    def tiny(self) -> float:
+        """The smallest normal number of the arithmetic: where results underflow, kernels may flush them to zero."""
+        return 2.0**-1022 if self.u == U64 else 2.0**-126
+
+    def scalar(self, value: Any) -> float:
+        """How far off a Python number is once it is rounded to the format it is used in; 0 where that can hold it."""
+        if not isinstance(value, (int, float, complex)) or value in (inf, -inf) or value != value:
+            return 0.0
+        if isinstance(value, complex):
+            return hypot(self.scalar(value.real), self.scalar(value.imag))
+        u = max(self.u, self.u_out)
+        digits = frexp(value)[0] / u  # a number of the format has at most log2(1/u) binary digits
+        return 0.0 if digits == round(digits) else abs(value) * u
 
     def arg(self, index: int, name: str, default: Any = None) -> Any:
         """The argument at ``index`` or called ``name``, as the operator's schema allows either."""
