@@ -111,8 +111,8 @@ def _not_deterministic(case: Case) -> str:
             continue
         text = (
             f"{side.name} gives other bits when it is run again from the same random state and is not watched. "
-            "It draws random numbers of its own, keeps state between calls, or is compiled. "
-            "Compare the eager network, in eval mode, with fixed seeds."
+            "It draws random numbers of its own, keeps state between calls, is compiled, or calls a fused encoder layer "
+            "under autocast. Compare the eager network with fixed seeds."
         )
         case.find(Kind.NOT_DETERMINISTIC, side.name, text)
         reasons.append(text)

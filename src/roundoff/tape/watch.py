@@ -9,7 +9,7 @@ from __future__ import annotations
 import linecache
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -104,33 +104,9 @@ class Listener(Protocol):
 Replace = Callable[[Step, Any], Any]
 
 
-#: Operators that call others inside, where the user's autocast acts; below a mode it is switched off.
-_FUSED = {"aten::_transformer_encoder_layer_fwd", "aten::_native_multi_head_attention"}
-
-
-@contextmanager
-def _autocast_state() -> Iterator[dict[str, bool]]:
-    """Which devices the user's autocast is on for, kept up to date while the run enters and leaves it."""
-    state = {kind: torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")}
-    switch = torch.set_autocast_enabled
-
-    def noted(kind: str, enabled: bool) -> None:
-        state[kind] = enabled
-        switch(kind, enabled)
-
-    torch.set_autocast_enabled = noted
-    try:
-        yield state
-    finally:
-        torch.set_autocast_enabled = switch
-
-
 class _Watch(TorchDispatchMode):
-    def __init__(
-        self, listeners: Sequence[Listener], modules: list[str], autocast: dict[str, bool], replace: Replace | None
-    ) -> None:
+    def __init__(self, listeners: Sequence[Listener], modules: list[str], replace: Replace | None) -> None:
         super().__init__()
-        self.autocast = autocast
         self.replace = replace
         self.listeners = listeners
         self.modules = modules
@@ -150,18 +126,9 @@ class _Watch(TorchDispatchMode):
         step = Step(self.steps, func, args, kwargs, self.modules[-1], _user_frame())
         self.steps += 1
         self._tell("before", step)
-        out = self._call(step)
+        out = func(*args, **kwargs)
         self._tell("after", step, out)
         return out if self.replace is None else self.replace(step, out)
-
-    def _call(self, step: Step) -> Any:
-        if step.op._schema.name not in _FUSED or not any(self.autocast.values()):
-            return step.op(*step.args, **step.kwargs)
-        with ExitStack() as stack:
-            for kind, enabled in self.autocast.items():
-                if enabled:
-                    stack.enter_context(torch.autocast(kind, torch.get_autocast_dtype(kind)))
-            return step.op(*step.args, **step.kwargs)
 
     def _tell(self, event: str, *what: Any) -> None:
         if self.failure is not None:
@@ -227,8 +194,8 @@ def watch(
     The run happens in the caller's grad, inference and autocast mode. What the model raises goes through; what a
     listener raises ends in ListenerFailed when the run is over.
     """
-    with _module_paths(model) as modules, _autocast_state() as autocast:
-        mode = _Watch(listeners, modules, autocast, replace)
+    with _module_paths(model) as modules:
+        mode = _Watch(listeners, modules, replace)
         try:
             with mode:
                 out = _run(model, args, kwargs)
