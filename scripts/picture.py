@@ -1,4 +1,4 @@
-"""Draw docs/compare.svg: a command as a terminal shows it. Run it in the environment when the output has changed."""
+"""Draw docs/compare.svg: a command as a terminal shows it. Run it when the output has changed."""
 
 import os
 import re
