@@ -11,8 +11,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from torch import Tensor
 
 from roundoff.errors import NotSame, RoundoffError
-from roundoff.judge.verdict import Judgement, judge
 from roundoff.judge.matching import matched_weights
+from roundoff.judge.verdict import Judgement, judge
 from roundoff.records import Evidence, Finding, Output, Verdict
 from roundoff.replay.run import Side
 from roundoff.report import json as json_report

@@ -42,7 +42,11 @@ class Case:
         of_b = self.ran_b.tensors
         for name, leaf in self.ran_a.tensors.items():
             other = of_b.get(name)
-            if other is not None and leaf.native.shape == other.native.shape and leaf.native.dtype == other.native.dtype:
+            if (
+                other is not None
+                and leaf.native.shape == other.native.shape
+                and leaf.native.dtype == other.native.dtype
+            ):
                 found.append((name, leaf, other))
         return found
 
@@ -77,4 +81,6 @@ def same_value(x: object, y: object) -> bool:
         return same_bits(x, y)
     if isinstance(x, float) and isinstance(y, float):
         return x == y or (x != x and y != y)
-    return type(x) is type(y) and (x is y or (isinstance(x, (str, bytes, bool, int, complex)) and x == y) or callable(x))
+    return type(x) is type(y) and (
+        x is y or (isinstance(x, (str, bytes, bool, int, complex)) and x == y) or callable(x)
+    )

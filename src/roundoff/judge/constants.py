@@ -33,32 +33,34 @@ def weigh_constants(case: Case, settled: Settled) -> tuple[Verdict | None, str, 
                 who,
                 f"{pair.count} of {pair.a.numel()} elements differ, by up to {pair.largest_abs:.3g} at {list(pair.index)}.",
             )
-        return Verdict.DIFFERENT, f"Not the same parameters: {case.findings[-1].where} differ in a few elements.", settled
+        return (
+            Verdict.DIFFERENT,
+            f"Not the same parameters: {case.findings[-1].where} differ in a few elements.",
+            settled,
+        )
     folded = _refolded(case, matching, names)
     if folded is not None:
         return folded
     return _reround(case, settled, matching, names)
 
 
-def _refolded(
-    case: Case, matching: Matching, names: dict[int, str]
-) -> tuple[Verdict | None, str, Settled] | None:
+def _refolded(case: Case, matching: Matching, names: dict[int, str]) -> tuple[Verdict | None, str, Settled] | None:
     """Are all unmatched parameters of one side verified folds of the other's?"""
     logs = {"A": NormLog(), "B": NormLog()}
     for side in (case.a, case.b):
         run_wide(side, also=[logs[side.name]])
     b_from_a = find_folds(matching.b, matching.a, logs["A"].norms)
     a_from_b = find_folds(matching.a, matching.b, logs["B"].norms)
-    folds, side, target = max(
+    folds, folded, target = max(
         ((b_from_a, "B", matching.b), (a_from_b, "A", matching.a)), key=lambda found: len(found[0])
     )
     if not folds or len(folds) < len(target):
         return None
-    values: Values = {side: [(fold.folded, fold.value) for fold in folds]}
+    values: Values = {folded: [(fold.folded, fold.value) for fold in folds]}
     ran_a, _ = run_wide(case.a, values=values.get("A"))
     ran_b, _ = run_wide(case.b, values=values.get("B"))
     settled = settle(case, ran_a, ran_b, values)
-    _tell_folds(case, folds, side, names)
+    _tell_folds(case, folds, folded, names)
     if settled.state is State.SAME:
         return None, "", settled
     name, ratio = settled.worst
@@ -79,9 +81,7 @@ def _tell_folds(case: Case, folds: list[Fold], side: str, names: dict[int, str])
         )
 
 
-def _reround(
-    case: Case, settled: Settled, matching: Matching, names: dict[int, str]
-) -> tuple[Verdict, str, Settled]:
+def _reround(case: Case, settled: Settled, matching: Matching, names: dict[int, str]) -> tuple[Verdict, str, Settled]:
     """Would rounding the unmatched parameters once more make a difference of this size?
 
     z is the difference over the effect of one rounding of each of them (Σ(∂y/∂w u w)²)^½, had from a wide run in
@@ -98,9 +98,10 @@ def _reround(
             z = max(z, float((real.d / torch.maximum(spread[name], pooled)).nan_to_num(posinf=float("inf")).max()))
     which = [_name(x, names, "A") for x in matching.a[:2]] + [_name(x, names, "B") for x in matching.b[:2]]
     count = len(matching.a) + len(matching.b)
+    more = ", …" if count > len(which) else ""
     if z > FLOOR:
         text = (
-            f"{count} parameters are not the same numbers on both sides ({', '.join(which)}{', …' if count > len(which) else ''}), "
+            f"{count} parameters are not the same numbers on both sides ({', '.join(which)}{more}), "
             f"by far more than rounding them once more would make (z = {z:.3g}). {_HINT}"
         )
         case.find(Kind.WEIGHTS_DIFFER, ", ".join(which), text)

@@ -177,5 +177,5 @@ def _suspicious(executed: Executed, error: Tensor) -> bool:
 
 def _ratio_suspicious(error: Tensor, base: Tensor, terms: int) -> bool:
     ratio = error / base.clamp_min(1e-300)
-    typical = ratio.square_().mean().sqrt().item()
-    return typical > _SUSPICIOUS / max(terms, 1) ** 0.5
+    typical = float(ratio.square_().mean().sqrt())
+    return typical > float(_SUSPICIOUS / max(terms, 1) ** 0.5)

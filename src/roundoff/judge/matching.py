@@ -97,4 +97,3 @@ def _fitted(name_a: str, x: Tensor, name_b: str, y: Tensor, turned: bool) -> Ten
 def _list(named: list[tuple[str, Tensor]]) -> str:
     words = [f"{name} {list(x.shape)}" for name, x in named[:6]]
     return ", ".join(words) + (", …" if len(named) > 6 else "") if words else "none"
-

@@ -80,4 +80,3 @@ def _floats(value: Any, seen: list[Any]) -> None:
     elif isinstance(value, dict):
         for item in value.values():
             _floats(item, seen)
-

@@ -165,7 +165,7 @@ def _not_finite(case: Case) -> str:
     reason = ""
     for name, a, b in case.comparable:
         x, y = a.native, b.native
-        if not is_inexact(x.dtype) or bool(x.isfinite().all()) and bool(y.isfinite().all()):
+        if not is_inexact(x.dtype) or (bool(x.isfinite().all()) and bool(y.isfinite().all())):
             continue
         where = name or "output"
         same = (x.isnan() == y.isnan()) & ((x == y) | x.isnan() | (x.isfinite() & y.isfinite()))

@@ -81,7 +81,9 @@ class Executed:
         args, kwargs = self.args, self.kwargs
         if self.step.overwritten:  # the operator will write to them: let it write to copies
             args = tuple(map_operands(lambda x: x.clone() if isinstance(x, Tensor) else x, a) for a in args)
-            kwargs = {k: map_operands(lambda x: x.clone() if isinstance(x, Tensor) else x, v) for k, v in kwargs.items()}
+            kwargs = {
+                k: map_operands(lambda x: x.clone() if isinstance(x, Tensor) else x, v) for k, v in kwargs.items()
+            }
         return redo(self.step, self.rule, args, kwargs, self.outs)
 
 
@@ -238,7 +240,7 @@ class WideRun:
         if not self._moved:
             return
         for x, w in zip(executed.outs, executed.wide, strict=True):
-            if x.numel() == 0 or x.dim() == 0 and not jumps and is_inexact(x.dtype):
+            if x.numel() == 0 or (x.dim() == 0 and not jumps and is_inexact(x.dtype)):
                 continue
             if not is_inexact(x.dtype):
                 count = int((x != w).sum())

@@ -40,7 +40,9 @@ def render(view: View) -> RenderableType:
         parts.append(Text.assemble((str(finding.kind), "bold"), "  ", (finding.where, "cyan")))
         parts.append(Padding(Text(finding.text), (0, 0, 0, 2)))
     if len(view.findings) > _MOST_FINDINGS:
-        parts.append(Text(f"and {len(view.findings) - _MOST_FINDINGS} more findings; to_dict() has them all", style="dim"))
+        parts.append(
+            Text(f"and {len(view.findings) - _MOST_FINDINGS} more findings; to_dict() has them all", style="dim")
+        )
     parts.append(Text(f"evidence: {view.evidence}", style="dim"))
     return Group(*parts)
 

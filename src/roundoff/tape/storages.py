@@ -50,7 +50,7 @@ class StorageMap(Generic[V]):
 
 
 def _address(x: Tensor) -> int:
-    return x.untyped_storage()._cdata
+    return int(x.untyped_storage()._cdata)
 
 
 def has_storage(x: Tensor) -> bool:

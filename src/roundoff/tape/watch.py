@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -71,7 +71,7 @@ _UNDECLARED = {
 }
 
 
-@lru_cache(maxsize=None)
+@cache
 def _written(op: Any) -> tuple[tuple[int, str], ...]:
     undeclared = _UNDECLARED.get(op._schema.name, ())
     return tuple(
@@ -81,7 +81,7 @@ def _written(op: Any) -> tuple[tuple[int, str], ...]:
     )
 
 
-@lru_cache(maxsize=None)
+@cache
 def _is_composite(op: Any) -> bool:
     return torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), "CompositeImplicitAutograd")
 
@@ -106,7 +106,7 @@ Replace = Callable[[Step, Any], Any]
 
 class _Watch(TorchDispatchMode):
     def __init__(self, listeners: Sequence[Listener], modules: list[str], replace: Replace | None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.replace = replace
         self.listeners = listeners
         self.modules = modules
