@@ -8,10 +8,13 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+import roundoff
 
 ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src"
@@ -155,6 +158,12 @@ def test_no_file_is_long() -> None:
 
 def test_no_machine_is_named() -> None:
     assert machine_paths(read_texts()) == []
+
+
+def test_the_version_is_one() -> None:
+    stated = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert roundoff.__version__ == stated
+    assert f"## [{stated}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
 PARTS = [
