@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from roundoff.errors import RoundoffError
-from roundoff.load.names import near_files
+from roundoff.load.names import a, near_files
 
 #: The kinds of file that are read, by how their names end.
 SUFFIXES = (".pt", ".pth", ".npy", ".npz", ".safetensors")
@@ -33,9 +33,7 @@ def read_arrays(path: str | Path) -> tuple[list[Tensor], dict[str, Tensor]]:
         return [_tensor(_numpy(file), file)], {}
     if suffix == ".npz":
         found: Any = {name: _tensor(array, file, name) for name, array in _numpy(file).items()}
-        if list(found) == [
-            f"arr_{i}" for i in range(len(found))
-        ]:  # numpy.savez's names for arrays without one
+        if list(found) == [f"arr_{i}" for i in range(len(found))]:  # what numpy.savez calls nameless ones
             found = list(found.values())
     else:
         found = read_safetensors(file) if suffix == ".safetensors" else read_pt(file)
@@ -46,14 +44,12 @@ def read_arrays(path: str | Path) -> tuple[list[Tensor], dict[str, Tensor]]:
     elif isinstance(found, Mapping):
         named, positional = dict(found), []
     else:
-        raise RoundoffError(
-            f"{path} holds a {type(found).__name__}, not arrays. Save a tensor, or a dict of tensors."
-        )
+        raise RoundoffError(f"{path} holds {a(found)}, not arrays. Save a tensor, or a dict of tensors.")
     for name, value in [*named.items(), *enumerate(positional)]:
         if not isinstance(value, Tensor):
             raise RoundoffError(
-                f"{path} holds a {type(value).__name__} at {name!r}, not an array. Save tensors alone: a "
-                "tensor, a list, or a dict."
+                f"{path} holds {a(value)} at {name!r}, not an array. Save tensors alone: a tensor, a list, "
+                "or a dict."
             )
     if not named and not positional:
         raise RoundoffError(f"{path} holds no array. Save the input in it, or leave it away.")
@@ -86,9 +82,7 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except (SafetensorError, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise RoundoffError(
-            f"{file} is not a .safetensors file that can be read: {error}. Save it again."
-        ) from error
+        raise RoundoffError(f"{file} cannot be read as .safetensors: {error}. Save it again.") from error
 
 
 def read_pt(file: Path) -> Any:
@@ -100,9 +94,7 @@ def read_pt(file: Path) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a broken archive leads to
         text = str(error)
-        wanted = re.search(
-            r"(?:GLOBAL|global:?|Unsupported operand|Trying to load unsupported) (\S*\.\S+)", text
-        )
+        wanted = re.search(r"(?:GLOBAL|global:?|Unsupported operand|Trying to load unsupported) (\S*\.\S+)", text)
         if "TorchScript" in text:
             what = "it is a TorchScript program, which is code"
         elif wanted:
@@ -123,9 +115,7 @@ def _numpy(file: Path) -> Any:
         return loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
     except Exception as error:  # whatever a broken file leads to
         if "pickle" in str(error):
-            what = (
-                "it holds Python objects (a pickle, or an array of objects), and loading these may run code"
-            )
+            what = "it holds Python objects (a pickle, or an array of them), and loading these may run code"
         else:
             what = f"it cannot be read: {(str(error).splitlines() or [type(error).__name__])[0].rstrip('.')}"
         raise RoundoffError(
@@ -135,9 +125,7 @@ def _numpy(file: Path) -> Any:
 
 def _tensor(array: Any, file: Path, name: str = "") -> Tensor:
     if not isinstance(array, np.ndarray):
-        raise RoundoffError(
-            f"{file} does not hold an array, though its name says so. Save it with numpy.save."
-        )
+        raise RoundoffError(f"{file} does not hold an array, though its name says so. Save it with numpy.save.")
     try:
         return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
     except TypeError:

@@ -174,6 +174,4 @@ def where_raised(error: BaseException, path: Path | None) -> str:
     if not (inside or frames):
         return ""
     frame = (inside or frames)[-1]
-    return f", at {Path(frame.filename).name}, line {frame.lineno}" + (
-        f" ({frame.line})" if frame.line else ""
-    )
+    return f", at {Path(frame.filename).name}, line {frame.lineno}" + (f" ({frame.line})" if frame.line else "")

@@ -1,4 +1,4 @@
-"""Near names, for messages about a name that is not there."""
+"""The wording of messages: near names for a name that is not there, and what a value is."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def near(name: str, names: Iterable[str]) -> str:
     ''
     """
     lower = {n.lower(): n for n in names}
-    found = [lower[m] for m in get_close_matches(name.lower(), lower, n=3, cutoff=0.6)]
+    found = [lower[m] for m in get_close_matches(name.lower(), lower, n=3, cutoff=0.7)]
     return f" Did you mean {' or '.join(found)}?" if found else ""
 
 
@@ -25,3 +25,13 @@ def near_files(path: Path) -> str:
     if not path.parent.is_dir():
         return f" The folder {path.parent} does not exist."
     return near(path.name, [p.name for p in path.parent.iterdir()])
+
+
+def a(value: object) -> str:
+    """The kind of ``value`` with its article.
+
+    >>> a(3), a([]), a(None)
+    ('an int', 'a list', 'None')
+    """
+    name = type(value).__name__
+    return "None" if value is None else f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"

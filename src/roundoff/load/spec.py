@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,9 +18,7 @@ _FLOATS = ("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8
 _COMPLEX = ("complex128", "complex64", "complex32")
 _INTEGERS = ("int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8")
 #: The dtypes that can be drawn.
-DTYPES: dict[str, torch.dtype] = {
-    name: getattr(torch, name) for name in (*_FLOATS, *_COMPLEX, *_INTEGERS, "bool")
-}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in (*_FLOATS, *_COMPLEX, *_INTEGERS, "bool")}
 #: Where integers are drawn from when no range is given; small, so that most embeddings have these rows.
 DEFAULT_RANGE = (0, 10)
 
@@ -101,8 +100,8 @@ def _draw(text: str, spec: str, generator: torch.Generator) -> Tensor:
         return _numbers(name, sizes, limits, generator)
     except (RuntimeError, TypeError, OverflowError) as error:  # more than there is memory for
         raise RoundoffError(
-            f"{spec!r} cannot be drawn: {str(error).splitlines()[0]} "
-            "Ask for fewer elements or a smaller range."
+            f"{spec!r} cannot be drawn: {str(error).splitlines()[0]} Ask for fewer elements or a smaller "
+            "range."
         ) from None
 
 
@@ -137,9 +136,7 @@ def _limits(rest: str, name: str, spec: str) -> tuple[float, float] | None:
         info: Any = torch.finfo(DTYPES[name])
     else:
         if not all(re.fullmatch(r"[+-]?\d+", limit) for limit in match.groups()):
-            raise RoundoffError(
-                f"{spec!r}: the range of {name} is from one whole number to another, as in :0..30522."
-            )
+            raise RoundoffError(f"{spec!r}: the range of {name} is from one whole number to another, as in :0..30522.")
         low, high = int(match[1]), int(match[2])
         info = torch.iinfo(torch.int64 if name == "uint64" else DTYPES[name])
     if low >= high:
@@ -152,9 +149,7 @@ def _limits(rest: str, name: str, spec: str) -> tuple[float, float] | None:
     return low, high
 
 
-def _numbers(
-    name: str, sizes: list[int], limits: tuple[float, float] | None, generator: torch.Generator
-) -> Tensor:
+def _numbers(name: str, sizes: list[int], limits: tuple[float, float] | None, generator: torch.Generator) -> Tensor:
     dtype = DTYPES[name]
     if name == "bool":
         return torch.randint(0, 2, sizes, generator=generator).to(dtype)
@@ -162,7 +157,9 @@ def _numbers(
         return torch.randint(int(limits[0]), int(limits[1]), sizes, generator=generator).to(dtype)
     if name in _COMPLEX:
         drawn = torch.complex128 if name == "complex128" else torch.complex64
-        return torch.randn(sizes, generator=generator, dtype=drawn).to(dtype)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch calls complex32 experimental
+            return torch.randn(sizes, generator=generator, dtype=drawn).to(dtype)
     drawn = torch.float64 if name == "float64" else torch.float32
     if limits is None:
         return torch.randn(sizes, generator=generator, dtype=drawn).to(dtype)

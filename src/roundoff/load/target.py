@@ -18,7 +18,7 @@ from torch import nn
 
 from roundoff.errors import RoundoffError
 from roundoff.load.imports import import_file, import_module, importing_from, where_raised
-from roundoff.load.names import near
+from roundoff.load.names import a, near
 
 _FORM = "Write file.py:name or package.module:name, for example net.py:Model or 'net.py:Model(256)'."
 _TEXT = re.compile(r"(?P<source>.*?\.py|[^:(]*):(?P<name>[^:(]*)(?P<call>\(.*)?", re.DOTALL)
@@ -75,7 +75,7 @@ def load_target(text: str, seed: int = 0) -> Callable[..., Any]:
             network, made = found, f"{target.name} is"
     if not callable(network):
         raise RoundoffError(
-            f"{text}: {made} {_a(network)}, which cannot be called. Name a network: a module, or a function "
+            f"{text}: {made} {a(network)}, which cannot be called. Name a network: a module, or a function "
             "of the input."
         )
     return network  # type: ignore[no-any-return]
@@ -125,9 +125,7 @@ def _literals(target: Target) -> tuple[list[Any], dict[str, Any]]:
             f"{target.text!r}: {target.call} is not a call: {getattr(error, 'msg', error)}. {example}"
         ) from None
     if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
-        raise RoundoffError(
-            f"{target.text!r}: {target.call} is not one call at the end of the name. {example}"
-        )
+        raise RoundoffError(f"{target.text!r}: {target.call} is not one call at the end of the name. {example}")
     positional = [_literal(target, arg) for arg in call.args]
     keywords = {arg.arg: _literal(target, arg.value) for arg in call.keywords if arg.arg is not None}
     if len(keywords) < len(call.keywords):
@@ -155,14 +153,14 @@ def _find(target: Target, module: Any) -> Any:
             value = getattr(value, part)
         except AttributeError:
             names = _public_names(value)
-            choice = near(part, names) or (f" It has {', '.join(names[:8])}." if names else "")
-            raise RoundoffError(f"{target.text}: there is no {part} in {path}.{choice} {_FORM}") from None
+            choice = near(part, names) or (f" It has {', '.join(names[:8])}." if names else f" {_FORM}")
+            raise RoundoffError(f"{target.text}: there is no {part} in {path}.{choice}") from None
         except Exception as error:  # a module may load its names when they are asked for
             raise RoundoffError(
                 f"{target.text}: getting {part} raised "
                 f"{type(error).__name__}{where_raised(error, target.file)}: {error}"
             ) from error
-        path = f"{path}:{part}" if value is module else f"{path}.{part}"
+        path = f"{path}.{part}" if ":" in path else f"{path}:{part}"
     return value
 
 
@@ -208,7 +206,7 @@ def _construct(target: Target, found: Any, positional: list[Any], keywords: dict
     """Call ``found``; what does not fit its parameters, and what it raises, is a RoundoffError."""
     if isinstance(found, nn.Module) or not callable(found):
         raise RoundoffError(
-            f"{target.text}: {target.name} is {_a(found)}; it is not called to get a network. Leave "
+            f"{target.text}: {target.name} is {a(found)}; it is not called to get a network. Leave "
             f"{target.call} away."
         )
     signature = _signature(found)
@@ -241,8 +239,3 @@ def _example(signature: inspect.Signature) -> str:
     """How a call with the required arguments is written."""
     required = [p for p in signature.parameters.values() if _is_required(p)]
     return ", ".join("..." if p.kind is p.POSITIONAL_ONLY else f"{p.name}=..." for p in required)
-
-
-def _a(value: Any) -> str:
-    name = type(value).__name__
-    return "None" if value is None else f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from roundoff.errors import RoundoffError
 from roundoff.load.files import existing_file, read_pt, read_safetensors
-from roundoff.load.names import near
+from roundoff.load.names import a, near
 
 
 def load_weights(module: nn.Module | Callable[..., Any], path: str | Path) -> None:
@@ -24,8 +24,7 @@ def load_weights(module: nn.Module | Callable[..., Any], path: str | Path) -> No
     """
     if not isinstance(module, nn.Module):
         raise RoundoffError(
-            f"Weights from {path} were given for a {type(module).__name__}, but only a torch.nn.Module "
-            "takes weights."
+            f"Weights from {path} were given for {a(module)}, but only a torch.nn.Module takes weights."
         )
     state = _state_dict(path)
     own = module.state_dict()
@@ -47,7 +46,7 @@ def load_weights(module: nn.Module | Callable[..., Any], path: str | Path) -> No
     lines += _listed("shapes differ", sorted(misfits))
     lines += _listed("missing in the file", [name + near(name, unexpected) for name in missing])
     lines += _listed("not in the network", unexpected)
-    prefix = _common_prefix(missing, unexpected)
+    prefix = _prefix(missing, unexpected, own)
     hint = f" The names in the file begin with {prefix!r}; save the state dict without it." if prefix else ""
     raise RoundoffError("\n".join(lines) + f"\nSave the state_dict() of this very network.{hint}")
 
@@ -60,30 +59,25 @@ def _state_dict(path: str | Path) -> dict[str, Tensor]:
         raise RoundoffError(f"{path} is not a file of weights. Name a .safetensors or a .pt file.")
     state = read_pt(file)
     if not isinstance(state, dict):
-        raise RoundoffError(
-            f"{path} holds a {type(state).__name__}, not a state dict. Save model.state_dict() with "
-            "torch.save."
-        )
+        raise RoundoffError(f"{path} holds {a(state)}, not a state dict. Save model.state_dict() with torch.save.")
     other = [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
     if other:
         raise RoundoffError(
             f"{path} holds something else than tensors at {', '.join(other[:5])}. Save the state dict alone."
         )
-    return dict(state)
+    return state  # with the _metadata that torch.save keeps: it says of which version the modules are
 
 
 def _is_tied(name: str, own: dict[str, Any], state: dict[str, Tensor]) -> bool:
     """True when ``name`` is the same tensor as one that the file has."""
     value = own.get(name)
-    return isinstance(value, Tensor) and any(
-        _same_memory(value, own[key]) for key in state.keys() & own.keys()
-    )
+    return isinstance(value, Tensor) and any(_same_memory(value, own[key]) for key in state.keys() & own.keys())
 
 
-def _same_memory(a: Any, b: Any) -> bool:
-    if not isinstance(b, Tensor) or a.numel() == 0:
+def _same_memory(x: Any, y: Any) -> bool:
+    if not isinstance(y, Tensor) or x.numel() == 0:
         return False
-    return (a.data_ptr(), a.shape, a.stride(), a.dtype) == (b.data_ptr(), b.shape, b.stride(), b.dtype)
+    return (x.data_ptr(), x.shape, x.stride(), x.dtype) == (y.data_ptr(), y.shape, y.stride(), y.dtype)
 
 
 def _listed(title: str, items: list[str], most: int = 5) -> Iterable[str]:
@@ -93,10 +87,9 @@ def _listed(title: str, items: list[str], most: int = 5) -> Iterable[str]:
     return [f"  {title} ({len(items)}):", *(f"    {item}" for item in items[:most]), *more]
 
 
-def _common_prefix(missing: list[str], unexpected: list[str]) -> str:
+def _prefix(missing: list[str], unexpected: list[str], own: dict[str, Any]) -> str:
     """What stands before every name in the file that would fit without it (``module.`` of a wrapped
     network)."""
-    if not missing or not unexpected:
-        return ""
-    prefix = unexpected[0][: -len(missing[0])] if unexpected[0].endswith(missing[0]) else ""
-    return prefix if prefix and sorted(unexpected) == sorted(prefix + name for name in missing) else ""
+    prefixes = {name.removesuffix(missing[0]) for name in unexpected if missing and name.endswith(missing[0])}
+    fits = (p for p in prefixes if all(name.startswith(p) and name[len(p) :] in own for name in unexpected))
+    return next(fits, "")
