@@ -19,6 +19,8 @@ from roundoff.formats import U64, is_inexact, widen
 SAME = 16.0
 #: |d| above so many E is real.
 FLOOR = 64.0
+#: With six samples E may come out too small by luck, by a factor of ten for one element in 10^5, and of 10^3 for none.
+CERTAIN = 1e4
 
 
 @dataclass(frozen=True)
@@ -59,21 +61,32 @@ def roundoff(native: Tensor, wide: Tensor) -> Tensor:
     return torch.where(r.isfinite(), r, 0.0)
 
 
-def from_native(r_a: Tensor, r_b: Tensor, coarsest: float) -> Tensor:
-    """E from the native round-off of both sides: pooled over rows and columns, since one element may be lucky.
+def from_native(r_a: Tensor, r_b: Tensor, d: Tensor, coarsest: float) -> Tensor:
+    """E from the native round-off of both sides, |r_A| and |r_B|.
 
-    ``coarsest`` is u of the shortest format that took part: scaling by it can make E too small, never too large.
+    One element's round-off may be small by luck, so it is pooled over rows and columns; unless luck cannot explain how
+    many elements have a d that is large against their own round-off: then the sizes differ from element to element
+    (outputs of several scales in one tensor), and each is held against its own. ``coarsest`` is u of the shortest
+    format that took part: scaling by it can make E too small, never too large.
     """
     if coarsest <= 0:
         return torch.zeros_like(r_a)
-    return pooled((r_a.square() + r_b.square()) / 2) * (U64 / coarsest) * 2**0.5
+    scale = U64 / coarsest * 2**0.5
+    own = torch.maximum(r_a, r_b) * scale
+    # d and r of one size: |d| > 2^10 |r| happens to 2/π 2^-10 of the elements. Six times that is not luck.
+    strange = (d > own * _LUCK).sum()
+    if float(strange) > d.numel() * 4 / _LUCK:
+        return own
+    return pooled((r_a.square() + r_b.square()) / 2) * scale
+
+
+_LUCK = 2.0**10
 
 
 def pooled(squares: Tensor) -> Tensor:
     """Root mean squares, smoothed: the product of the profiles along each dimension, normalised by the whole.
 
-    Elements of one row or column of an output have round-off of one size far more often than not. For one element it
-    is that element.
+    Elements of one row or column of an output have round-off of one size far more often than not.
     """
     total = squares.mean()
     if squares.dim() == 0 or not bool(total > 0):
@@ -83,17 +96,13 @@ def pooled(squares: Tensor) -> Tensor:
         others = [i for i in range(squares.dim()) if i != dim]
         if squares.shape[dim] > 1 and others:
             result = result * (squares.mean(dim=others, keepdim=True) / total)
-    if squares.dim() == 1:
-        result = torch.ones_like(squares) * total
     return result.sqrt()
 
 
 def from_perturbed(base_a: Tensor, base_b: Tensor, runs: list[tuple[Tensor, Tensor, float]]) -> Tensor:
-    """E from perturbed wide runs: (wide A, wide B, strength of the perturbation) each."""
+    """E from perturbed wide runs, (wide A, wide B, strength of the perturbation) each: root mean squares by element."""
     squares = torch.zeros(base_a.shape, dtype=torch.float64, device=base_a.device)
     for a, b, strength in runs:
         for moved, base in ((a, base_a), (b, base_b)):
             squares += real_difference(moved, base).nan_to_num(posinf=0.0).square() / strength**2
-    squares /= max(len(runs), 1)
-    # A few samples can all be lucky in one element; a tenth of its row's and column's size is what it has at least.
-    return torch.maximum(squares.sqrt(), pooled(squares) / 10)
+    return (squares / max(len(runs), 1)).sqrt()

@@ -46,7 +46,9 @@ class NormLog:
 
     def before(self, step: Step) -> None:
         name, args = str(step.op), step.args
-        if ("native_batch_norm.default" in name and not args[5]) or ("cudnn_batch_norm.default" in name and not args[5]):
+        if ("native_batch_norm.default" in name and not args[5]) or (
+            "cudnn_batch_norm.default" in name and not args[5]
+        ):
             self.norms.append(Norm(args[1], args[2], args[3], args[4], args[7]))
         elif "no_training.default" in name and "batch_norm" in name:
             self.norms.append(Norm(args[1], args[2], args[3], args[4], args[6]))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from roundoff.judge.case import Case
-from roundoff.judge.difference import FLOOR, SAME, Real, from_native, from_perturbed, real_difference, roundoff
+from roundoff.judge.difference import CERTAIN, FLOOR, SAME, Real, from_native, from_perturbed, real_difference, roundoff
 from roundoff.replay.noise import perturb
 from roundoff.replay.run import Ran, coarsest_of, run_wide
 
@@ -50,7 +50,7 @@ def settle(case: Case, ran_a: Ran, ran_b: Ran, values: dict[str, list[tuple[Tens
     names = [name for name, _, _ in case.comparable]
     base = {name: (_wide(ran_a, name), _wide(ran_b, name)) for name in names}
     d = {name: real_difference(*base[name]) for name in names}
-    cheap = {name: _cheap(ran_a, ran_b, name) for name in names}
+    cheap = {name: _cheap(ran_a, ran_b, name, d[name]) for name in names}
     crossed = bool(ran_a.wide.crossings or ran_b.wide.crossings)
     settled = Settled(State.SAME, {name: Real(d[name], cheap[name]) for name in names})
     if not crossed and settled.worst[1] <= SAME / 2:
@@ -63,7 +63,7 @@ def settle(case: Case, ran_a: Ran, ran_b: Ran, values: dict[str, list[tuple[Tens
             case.say(len(runs), len(_STRENGTHS), "perturbed wide runs")
             runs.append(_perturbed(case, ran_a, ran_b, strength, len(runs), values, flips))
         settled = _weigh(base, d, cheap, crossed, runs, tuple(sorted(flips)))
-        if settled.state is not State.BETWEEN:
+        if settled.state in (State.SAME, State.TIED) or settled.worst[1] > CERTAIN:
             break
     return settled
 
@@ -128,7 +128,7 @@ def _wide(ran: Ran, name: str) -> Tensor:
     return wide
 
 
-def _cheap(ran_a: Ran, ran_b: Ran, name: str) -> Tensor:
+def _cheap(ran_a: Ran, ran_b: Ran, name: str, d: Tensor) -> Tensor:
     a, b = ran_a.tensors[name], ran_b.tensors[name]
     assert a.wide is not None and b.wide is not None
-    return from_native(roundoff(a.native, a.wide), roundoff(b.native, b.wide), coarsest_of(ran_a, ran_b))
+    return from_native(roundoff(a.native, a.wide), roundoff(b.native, b.wide), d, coarsest_of(ran_a, ran_b))

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.linalg import vector_norm
 
-from roundoff.rules.matmul import products_bound
+from roundoff.rules.matmul import norm, products_bound
 from roundoff.rules.registry import register
 from roundoff.rules.rule import Call, Limit, Nature, Products, Rule
 
@@ -30,10 +29,9 @@ def _full(value: Any, dims: int) -> list[int]:
     return items * dims if len(items) == 1 else items
 
 
-def _norms(stride: list[int], padding: list[int], dilation: list[int], groups: int) -> Any:
-    def norms(x: Tensor, w: Tensor) -> Tensor:
-        dims = w.dim() - 2
-        kernel = list(w.shape[2:])
+def _rows(kernel: list[int], stride: list[int], padding: list[int], dilation: list[int], groups: int, out: int) -> Any:
+    def rows(x: Tensor) -> Tensor:
+        dims = len(kernel)
         squares = _squares(x, groups, dims)
         if prod(kernel) == 1:
             if any(padding):
@@ -47,57 +45,72 @@ def _norms(stride: list[int], padding: list[int], dilation: list[int], groups: i
             ones = squares.new_ones(1, 1, *kernel)
             box = _CONV[dims](squares.reshape(batch * parts, 1, *space), ones, None, stride, padding, dilation)
             boxes = box.reshape(batch, parts, *box.shape[2:])
-        each = vector_norm(w.reshape(groups, w.shape[0] // groups, -1), dim=-1, dtype=_accumulate(w))
-        return _combine(boxes, each.abs(), dims)
+        return _per_channel(boxes, groups, out)
 
-    return norms
+    return rows
 
 
-def _transposed_norms(
-    stride: list[int], padding: list[int], dilation: list[int], extra: list[int], groups: int
+def _transposed_rows(
+    kernel: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    extra: list[int],
+    groups: int,
+    out: int,
 ) -> Any:
-    def norms(x: Tensor, w: Tensor) -> Tensor:
-        dims = w.dim() - 2
+    def rows(x: Tensor) -> Tensor:
+        dims = len(kernel)
         squares = _squares(x, groups, dims)
         batch, parts, *space = squares.shape
-        ones = squares.new_ones(1, 1, *w.shape[2:])
+        ones = squares.new_ones(1, 1, *kernel)
         box = _CONV_TRANSPOSE[dims](
             squares.reshape(batch * parts, 1, *space), ones, None, stride, padding, extra, 1, dilation
         )
-        by_group = w.reshape(groups, w.shape[0] // groups, w.shape[1], -1)
-        each = vector_norm(by_group, dim=(1, 3), dtype=_accumulate(w))
-        return _combine(box.reshape(batch, parts, *box.shape[2:]), each.abs(), dims)
+        return _per_channel(box.reshape(batch, parts, *box.shape[2:]), groups, out)
 
-    return norms
+    return rows
 
 
-def _accumulate(x: Tensor) -> torch.dtype:
-    return torch.complex128 if x.is_complex() else torch.float64
+def _cols(w: Tensor) -> Tensor:
+    return norm(w.flatten(1), 1).reshape(-1, *([1] * (w.dim() - 2)))
+
+
+def _transposed_cols(groups: int) -> Any:
+    def cols(w: Tensor) -> Tensor:
+        by_channel = w.reshape(groups, w.shape[0] // groups, w.shape[1], -1).transpose(1, 2).flatten(2)
+        return norm(by_channel, 2).reshape(-1, *([1] * (w.dim() - 2)))
+
+    return cols
 
 
 def _squares(x: Tensor, groups: int, dims: int) -> Tensor:
     """Σ |x|² over the channels of each group: [batch, groups, *space], float64."""
     batched = x if x.dim() == dims + 2 else x.unsqueeze(0)
-    by_group = batched.reshape(batched.shape[0], groups, -1, *batched.shape[2:])
-    return vector_norm(by_group, dim=2, dtype=_accumulate(x)).abs().square()
+    squares = (batched.abs() if batched.is_complex() else batched).to(torch.float64, copy=True).square_()
+    if groups == batched.shape[1]:
+        return squares
+    by_group: Tensor = squares.unflatten(1, (groups, -1))
+    return by_group.sum(2)
 
 
-def _combine(boxes: Tensor, each: Tensor, dims: int) -> Tensor:
-    """[batch, groups, *space] and [groups, channels] to [batch, groups · channels, *space]."""
-    patches = boxes.clamp_min(0).sqrt().unsqueeze(2)
-    product = patches * each.reshape(1, *each.shape, *([1] * dims))
-    return product.flatten(1, 2)
+def _per_channel(boxes: Tensor, groups: int, out: int) -> Tensor:
+    """The norms of the patches for each output channel: one for all of them where there is one group."""
+    patches = boxes.clamp_min(0).sqrt_()
+    return patches if groups in (1, out) else patches.repeat_interleave(out // groups, dim=1)
 
 
 def _take(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Products:
     x, w, bias, stride, padding, dilation, transposed, extra, groups = args[:9]
-    dims = w.dim() - 2
-    geometry = [_full(value, dims) for value in (stride, padding, dilation)]
+    dims, kernel = w.dim() - 2, list(w.shape[2:])
+    strides, pads, dilations = (_full(value, dims) for value in (stride, padding, dilation))
     added = None if bias is None else bias.reshape(-1, *([1] * dims))
     if transposed:
-        terms = w.shape[0] // groups * prod(w.shape[2:])
-        return Products(x, w, terms, _transposed_norms(*geometry, _full(extra, dims), groups), added=added)
-    return Products(x, w, prod(w.shape[1:]), _norms(*geometry, groups), added=added)
+        terms = w.shape[0] // groups * prod(kernel)
+        rows = _transposed_rows(kernel, strides, pads, dilations, _full(extra, dims), groups, w.shape[1] * groups)
+        return Products(x, w, terms, rows, _transposed_cols(groups), added=added)
+    rows = _rows(kernel, strides, pads, dilations, groups, w.shape[0])
+    return Products(x, w, prod(w.shape[1:]), rows, _cols, added=added)
 
 
 def _bound(call: Call) -> Limit:

@@ -71,6 +71,11 @@ class Call:
         """The smallest normal number of the arithmetic: where results underflow, kernels may flush them to zero."""
         return 2.0**-1022 if self.u == U64 else 2.0**-126
 
+    @property
+    def huge(self) -> float:
+        """Results above this, 2^-6 of the largest number, may come of a product or power in between that overflowed."""
+        return 2.0**1018 if self.u == U64 else 2.0**122
+
     def scalar(self, value: Any) -> float:
         """How far off a Python number is once it is rounded to the format it is used in; 0 where that can hold it."""
         if not isinstance(value, (int, float, complex)) or value in (inf, -inf) or value != value:
@@ -92,17 +97,23 @@ class Call:
 class Products:
     """A step whose every output element is a sum of products of ``x`` and ``w``, of at most ``terms`` terms.
 
-    ``norms(x, w)`` gives ‖x_i‖₂ ‖w_j‖₂ for each output element, broadcastable to the output (the norms of the very
-    elements that are multiplied there), which is at least |x|ᵀ|w| by Cauchy and Schwarz, and linear in the size of either.
-    ``scale`` multiplies the sum; ``added`` is the bias or other summand, or None.
+    ``rows(x)`` and ``cols(w)`` give the norms ‖x_i‖₂ and ‖w_j‖₂ of the very elements that are multiplied for each output
+    element; they broadcast to the output and to each other. Their product is at least |x|ᵀ|w| (Cauchy and Schwarz), and
+    each is linear in the size of its operand. ``scale`` multiplies the sum; ``added`` is the bias, or None.
     """
 
     x: Tensor
     w: Tensor
     terms: int
-    norms: Callable[[Tensor, Tensor], Tensor]
+    rows: Callable[[Tensor], Tensor]
+    cols: Callable[[Tensor], Tensor]
     scale: float = 1.0
     added: Tensor | None = None
+
+    @property
+    def roundings(self) -> int:
+        """How many roundings the sum of one element can hold; a complex product is two sums of two."""
+        return self.terms * (2 if self.x.is_complex() else 1) + 2
 
 
 Bound = Callable[[Call], "Limit | tuple[Limit, ...]"]
@@ -117,7 +128,8 @@ class Rule:
     redoes the operator in float64 where its own kernel cannot; it takes the operator's arguments, widened, and after
     them ``native=`` the native results. ``discrete`` marks results that jump (floor, sign, comparisons): where wide and
     native choose differently it is a branch crossing. ``products`` takes a step that sums products apart, so that its
-    bound can be had from norms, without a second product.
+    bound can be had from norms, without a second product. ``stable`` is a smaller bound: a step that needs the larger
+    one is of a kind that loses digits on these operands, and correct all the same.
     """
 
     ops: tuple[str, ...]
@@ -129,6 +141,7 @@ class Rule:
     wide: Callable[..., Any] | None = field(default=None, repr=False)
     discrete: bool = False
     products: Callable[[tuple[Any, ...], Mapping[str, Any]], Products] | None = field(default=None, repr=False)
+    stable: Bound | None = field(default=None, repr=False)
 
 
 def rounding(out: Tensor, reference: Tensor) -> Tensor:

@@ -60,5 +60,3 @@ def _as_bound(bound: Any) -> Callable[[Call], Limit | tuple[Limit, ...]]:
 def _name(op: Any) -> str:
     text = op if isinstance(op, str) else str(op)
     return text.replace("::", ".")
-
-
