@@ -79,7 +79,7 @@ class KernelCheck:
     def _hold(self, executed: Executed, x: Tensor, reference: Tensor, limit: Limit) -> None:
         if isinstance(limit, float) and limit == 0.0 and bool((reference == x).all()):
             return
-        error = (reference - x).abs_()
+        error = (reference - x).abs()
         products = executed.rule.products if executed.rule is not None else None
         suspicious = products is not None and _suspicious(executed, error)
         if not suspicious and bool((error <= limit).all()):
@@ -161,13 +161,13 @@ def _settled_by_norms(executed: Executed) -> bool:
     (wide,) = executed.wide
     if UNIT_ROUNDOFF[x.dtype] > u:
         room = room + wide.abs() * UNIT_ROUNDOFF[x.dtype]
-    ratio = (wide - x).abs_().div_(room) if x.is_complex() else (wide - x).div_(room)
+    ratio = (wide - x).abs().div_(room) if x.is_complex() else (wide - x).div_(room)
     least, most = ratio.aminmax()
     if not (most <= 1 and least >= -1):
         return False
     if x.dtype not in (torch.float32, torch.complex64):
         return True
-    typical = float(torch.linalg.vector_norm(ratio)) / ratio.numel() ** 0.5 * gamma
+    typical: float = torch.linalg.vector_norm(ratio).item() / ratio.numel() ** 0.5 * gamma
     return typical <= float(_SUSPICIOUS / native.terms**0.5)
 
 

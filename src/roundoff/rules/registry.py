@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from roundoff.errors import RoundoffError
@@ -34,7 +34,7 @@ def names_of(op: Any) -> tuple[str, str]:
     return name, name.rpartition(".")[0]
 
 
-@lru_cache(maxsize=None)
+@cache
 def lookup(op: Any) -> Rule | None:
     """The rule for an OpOverload: its overload's own first, then its operator's, then that of its out-of-place twin."""
     full, packet = names_of(op)
