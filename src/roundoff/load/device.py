@@ -24,13 +24,11 @@ def load_device(text: str) -> torch.device:
         if count == 0:
             why = "was built without CUDA" if torch.version.cuda is None else "finds no GPU"
             raise RoundoffError(
-                f"The device {text} was asked for, but this PyTorch ({torch.__version__}) {why}. Run with "
-                "--device cpu."
+                f"The device {text} was asked for, but this PyTorch ({torch.__version__}) {why}. Run with --device cpu."
             )
         if (device.index or 0) >= count:
             raise RoundoffError(
-                f"The device {text} was asked for, but there are {count}: cuda:0 to cuda:{count - 1}. Name "
-                "one of them."
+                f"The device {text} was asked for, but there are {count}: cuda:0 to cuda:{count - 1}. Name one of them."
             )
     elif device.index:
         raise RoundoffError(f"There is no device {text!r}: the CPU is one device. Write cpu.")

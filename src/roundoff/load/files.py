@@ -48,8 +48,7 @@ def read_arrays(path: str | Path) -> tuple[list[Tensor], dict[str, Tensor]]:
     for name, value in [*named.items(), *enumerate(positional)]:
         if not isinstance(value, Tensor):
             raise RoundoffError(
-                f"{path} holds {a(value)} at {name!r}, not an array. Save tensors alone: a tensor, a list, "
-                "or a dict."
+                f"{path} holds {a(value)} at {name!r}, not an array. Save tensors alone: a tensor, a list, or a dict."
             )
     if not named and not positional:
         raise RoundoffError(f"{path} holds no array. Save the input in it, or leave it away.")

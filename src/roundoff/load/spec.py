@@ -100,8 +100,7 @@ def _draw(text: str, spec: str, generator: torch.Generator) -> Tensor:
         return _numbers(name, sizes, limits, generator)
     except (RuntimeError, TypeError, OverflowError) as error:  # more than there is memory for
         raise RoundoffError(
-            f"{spec!r} cannot be drawn: {str(error).splitlines()[0]} Ask for fewer elements or a smaller "
-            "range."
+            f"{spec!r} cannot be drawn: {str(error).splitlines()[0]} Ask for fewer elements or a smaller range."
         ) from None
 
 
@@ -128,8 +127,7 @@ def _limits(rest: str, name: str, spec: str) -> tuple[float, float] | None:
     match = _RANGE.fullmatch(rest)
     if match is None:
         raise RoundoffError(
-            f"{spec!r}: {rest} is not a range. It is written :low..high, high excluded, as in "
-            "int64[2,16]:0..30522."
+            f"{spec!r}: {rest} is not a range. It is written :low..high, high excluded, as in int64[2,16]:0..30522."
         )
     if name in _FLOATS:
         low, high = float(match[1]), float(match[2])
@@ -141,8 +139,7 @@ def _limits(rest: str, name: str, spec: str) -> tuple[float, float] | None:
         info = torch.iinfo(torch.int64 if name == "uint64" else DTYPES[name])
     if low >= high:
         raise RoundoffError(
-            f"{spec!r}: the range {match[1]}..{match[2]} is empty: low must be less than high, which is "
-            "excluded."
+            f"{spec!r}: the range {match[1]}..{match[2]} is empty: low must be less than high, which is excluded."
         )
     if low < info.min or high - (name not in _FLOATS) > info.max:
         raise RoundoffError(f"{spec!r}: {name} holds {info.min} to {info.max}. Choose a range within.")

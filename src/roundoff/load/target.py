@@ -206,8 +206,7 @@ def _construct(target: Target, found: Any, positional: list[Any], keywords: dict
     """Call ``found``; what does not fit its parameters, and what it raises, is a RoundoffError."""
     if isinstance(found, nn.Module) or not callable(found):
         raise RoundoffError(
-            f"{target.text}: {target.name} is {a(found)}; it is not called to get a network. Leave "
-            f"{target.call} away."
+            f"{target.text}: {target.name} is {a(found)}; it is not called to get a network. Leave {target.call} away."
         )
     signature = _signature(found)
     if signature is not None:
