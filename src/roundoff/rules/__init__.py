@@ -2,7 +2,29 @@
 
 from __future__ import annotations
 
-from roundoff.rules import convolution, matmul  # noqa: F401  (each registers its rules)
+from roundoff.rules import (  # noqa: F401  (each registers its rules)
+    arithmetic,
+    attention,
+    casts,
+    convolution,
+    distances,
+    draws,
+    elementwise,
+    fft,
+    indexing,
+    interpolation,
+    losses,
+    makes,
+    matmul,
+    movement,
+    normalisation,
+    pairs,
+    piecewise,
+    pooling,
+    reduction,
+    selection,
+    softmax,
+)
 from roundoff.rules.registry import all_rules, lookup, register, replace
 from roundoff.rules.rule import Call, Limit, Nature, Rule
 

@@ -31,17 +31,17 @@ class Operands:
 
     def normal(self, *shape: int, scale: float = 1.0, shift: float = 0.0) -> Tensor:
         """Normal numbers around ``shift``."""
-        return (torch.randn(*shape, generator=self.g) * scale + shift).to(self.dtype)
+        return (torch.randn(shape, generator=self.g) * scale + shift).to(self.dtype)
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """Uniform numbers in [low, high)."""
-        return (torch.rand(*shape, generator=self.g) * (high - low) + low).to(self.dtype)
+        return (torch.rand(shape, generator=self.g) * (high - low) + low).to(self.dtype)
 
     def wild(self, *shape: int, decades: float = 8.0) -> Tensor:
         """Normal numbers times powers of ten that reach over ``decades`` (at most three in float16) to either side."""
         reach = min(decades, 3.0) if self.dtype == torch.float16 else decades
-        powers = (torch.rand(*shape, generator=self.g) * 2 - 1) * reach
-        return (torch.randn(*shape, generator=self.g) * 10**powers).to(self.dtype)
+        powers = (torch.rand(shape, generator=self.g) * 2 - 1) * reach
+        return (torch.randn(shape, generator=self.g) * 10**powers).to(self.dtype)
 
     def integers(self, high: int, *shape: int) -> Tensor:
         """Whole numbers in [0, high), int64."""
@@ -49,7 +49,7 @@ class Operands:
 
     def mask(self, *shape: int) -> Tensor:
         """Booleans, half of them true."""
-        return torch.rand(*shape, generator=self.g) < 0.5
+        return torch.rand(shape, generator=self.g) < 0.5
 
     def line(self, low: float = -float("inf"), high: float = float("inf"), near: Iterable[float] = ()) -> Tensor:
         """Adversarial arguments of a function of one number in [low, high]: [n], with a vector tail.

@@ -1,0 +1,244 @@
+"""Normalisation: y = (x - μ) ρ g + b with ρ = 1 / √(σ² + ε).
+
+The error of y comes from the mean, which moves all of them by |g| ρ δμ; from ρ, which stretches them; and from the way of
+multiplying out, for many kernels compute x (ρ g) + (b - μ ρ g), which cancels where |μ| is large beside σ.
+
+Two ways to the variance: Welford's or two-pass, whose relative error is about n u √(1 + μ²/σ²); and in one pass by
+E[x²] - E[x]², with n u (1 + μ²/σ²). Both are in use (channels-last group norm is of the second kind), so ``bound`` allows
+the second where kernels are known to take it, and ``stable`` is that of the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from roundoff.rules.reduction import spread_error
+from roundoff.rules.registry import register
+from roundoff.rules.rule import Call, Limit, Nature, Rule
+from roundoff.rules.samples import Operands, given
+
+_SOURCE = "first-order error of (x - μ) ρ g + b; variance: Chan, Golub, LeVeque (1983)"
+
+
+def _stretch(error: Tensor, spread: Tensor) -> Tensor:
+    """The relative error of 1/√(σ² + ε) when σ² is off by ``error``: 1/√(1 - t) - 1 with t = error / (σ² + ε)."""
+    t = error.div_(spread)
+    return (1 - t).clamp_min_(0).rsqrt_().sub_(1)
+
+
+def _normalised(
+    call: Call, x: Tensor, dims: list[int], gain: Tensor | None, shift: Tensor | None, eps: float, one_pass: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Bounds of (y, mean, 1/√(σ² + ε)). ``x`` is reshaped so that ``dims`` are normalised; gain and shift broadcast."""
+    y = call.out[0].reshape(x.shape)
+    n = 1
+    for d in dims:
+        n *= x.shape[d]
+    variance, mean = torch.var_mean(x, dims, correction=0, keepdim=True)
+    square = variance + mean.square()
+    if one_pass:
+        error = square * (3 * call.gamma(n + 2))
+    else:
+        error = spread_error(call, variance, square, n)
+    spread = variance.add_(eps)
+    rho = spread.rsqrt()
+    stretch = _stretch(error, spread).add_(call.gamma(5) + call.scalar(eps) / max(eps, 1e-300))
+    mean_error = x.abs().mean(dims, keepdim=True).mul_(call.gamma(n + 2))
+    # (|x| + |μ|) for the roundings of x - μ, or of x ρ g and of μ ρ g
+    limit = (x.abs() + mean.abs()).mul_(call.gamma(4)).add_(mean_error)
+    limit = limit.add_((x - mean).abs_().mul_(stretch)).mul_(rho)
+    if gain is not None:
+        limit = limit.mul_(gain.abs())
+    limit = limit.add_(y.abs().mul_(call.gamma(2)))
+    if shift is not None:
+        limit = limit.add_(shift.abs() * call.gamma(2))
+    return limit, mean_error, rho.mul_(stretch)
+
+
+def _layer_norm(call: Call) -> tuple[Limit, ...]:
+    x, shape, gain, shift, eps = call.args[:5]
+    dims = list(range(-len(shape), 0))
+    y, mean, rho = _normalised(call, x, dims, gain, shift, float(eps), one_pass=False)
+    return y, mean, rho
+
+
+def _group_norm(one_pass: bool) -> Callable[[Call], tuple[Limit, ...]]:
+    def bound(call: Call) -> tuple[Limit, ...]:
+        x, gain, shift, batch, channels, _, groups, eps = call.args[:8]
+        grouped = x.reshape(batch, groups, channels // groups, -1)
+        split = [None if t is None else t.reshape(1, groups, -1, 1) for t in (gain, shift)]
+        y, mean, rho = _normalised(call, grouped, [2, 3], split[0], split[1], float(eps), one_pass)
+        return y.reshape(call.out[0].shape), mean.reshape(batch, groups), rho.reshape(batch, groups)
+
+    return bound
+
+
+def _by_channel(t: Tensor | None, x: Tensor) -> Tensor | None:
+    return None if t is None else t.reshape(1, -1, *([1] * (x.dim() - 2)))
+
+
+def _batch_statistics(call: Call, x: Tensor, gain: Any, shift: Any, eps: float, one_pass: bool) -> tuple[Limit, ...]:
+    dims = [d for d in range(x.dim()) if d != 1]
+    limits = _normalised(call, x, dims, _by_channel(gain, x), _by_channel(shift, x), eps, one_pass)
+    return limits[0], limits[1].flatten(), limits[2].flatten()
+
+
+def _running_statistics(call: Call, x: Tensor, gain: Any, shift: Any, mean: Tensor, var: Tensor, eps: float) -> Limit:
+    """(x - μ) ρ g + b, or x (ρ g) + (b - μ ρ g), with given μ and σ²."""
+    scale = (var + eps).rsqrt_()
+    if gain is not None:
+        scale = scale.mul_(gain.abs())
+    limit = (x.abs() + _by_channel(mean.abs(), x)).mul_(_by_channel(scale, x)).mul_(call.gamma(8))
+    if shift is not None:
+        limit = limit.add_(_by_channel(shift.abs(), x) * call.gamma(3))  # type: ignore[operator]
+    return limit
+
+
+def _batch_norm(names: tuple[str, ...], one_pass: bool = False) -> Callable[[Call], tuple[Limit, ...]]:
+    """``names``: the operator's arguments in order, of which those that matter are called by their usual names."""
+
+    def bound(call: Call) -> tuple[Limit, ...]:
+        given_ = {name: call.arg(i, name) for i, name in enumerate(names)}
+        x, eps = given_["input"], float(given_["eps"])
+        training = bool(given_.get("training", "running_mean" not in names))
+        if "no_training" in str(call.op):
+            training = False
+        if training:
+            limits = _batch_statistics(call, x, given_["weight"], given_["bias"], eps, one_pass)
+        else:
+            mean, var = given_["running_mean"], given_["running_var"]
+            y = _running_statistics(call, x, given_["weight"], given_["bias"], mean, var, eps)
+            limits = (y, 0.0, call.gamma(6) * (var + eps).rsqrt())
+        limits = tuple(
+            limit if i == 0 or out.numel() else 0.0 for i, (limit, out) in enumerate(zip(limits, call.out, strict=False))
+        )
+        # what follows are the running statistics, a weighted mean of old and new ones, or workspace
+        return limits + tuple(_statistic(call, out) for out in call.out[len(limits) :])
+
+    return bound
+
+
+def _statistic(call: Call, out: Tensor) -> Limit:
+    return out.abs() * call.gamma(8) if out.is_floating_point() else 0.0
+
+
+def _fused_rms_norm(call: Call) -> tuple[Limit, ...]:
+    """x ρ g with ρ = 1/√(mean x² + ε): every term of the sum is positive, so ρ is off by half its γ_{n+1}."""
+    n = 1
+    for d in call.args[1]:
+        n *= d
+    y, rho = call.out
+    relative = call.gamma(n / 2 + 6)
+    return y.abs() * (relative + call.gamma_out(1)), rho.abs() * relative
+
+
+def _fused_rms_norm_wide(
+    x: Tensor, shape: list[int], weight: Tensor | None, eps: float | None, *, native: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor]:
+    """The default ε is that of the format in which the kernel computes, so it cannot be left to the wide kernel."""
+    dims = list(range(-len(shape), 0))
+    if eps is None:
+        eps = torch.finfo(native[0].dtype if native[0].dtype == torch.float64 else torch.float32).eps
+    rho = (x.square().mean(dims, keepdim=True) + eps).rsqrt()
+    y = x * rho
+    return (y if weight is None else y * weight), rho
+
+
+def _weight_norm(call: Call) -> tuple[Limit, ...]:
+    """w = v g / ‖v‖, and ‖v‖."""
+    w, norms = call.out
+    n = call.args[0].numel() / max(norms.numel(), 1)
+    lost = (n * call.tiny) ** 0.5
+    return w.abs() * call.gamma_out(n / 2 + 6), norms * call.gamma(n / 2 + 3) + lost
+
+
+def _images(r: Operands) -> Iterable[tuple[Tensor, Tensor | None, Tensor | None]]:
+    gain, shift = r.normal(6, shift=1), r.normal(6)
+    for scale, offset in ((1.0, 0.0), (0.5, 20.0), (1e-4, 0.0)):
+        x = r.normal(3, 6, 5, 7, scale=scale, shift=offset)
+        yield x, gain, shift
+        yield x.contiguous(memory_format=torch.channels_last), gain, shift
+    yield r.normal(4, 6, 33), None, None
+    yield r.wild(2, 6, 17, decades=2), gain, None
+    yield torch.full((2, 6, 9), 0.1, dtype=r.dtype), gain, shift
+
+
+def _layer_samples(r: Operands) -> Iterable[Any]:
+    for n in (1, 7, 64, 1000):
+        gain, shift = r.normal(n, shift=1), r.normal(n)
+        yield r.normal(3, 4, n), [n], gain, shift, 1e-5
+        yield r.normal(5, n, shift=50), [n], gain, shift, 1e-5
+        yield r.normal(5, n, scale=1e-4), [n], None, None, 1e-12
+        yield r.wild(5, n, decades=2), [n], gain, shift, 1e-5
+    yield r.normal(3, 5, 6), [5, 6], r.normal(5, 6), r.normal(5, 6), 1e-6
+    yield r.strided(r.normal(4, 65)), [65], None, None, 1e-5
+    yield torch.full((3, 40), 0.1, dtype=r.dtype), [40], None, None, 1e-5
+
+
+def _group_samples(r: Operands) -> Iterable[Any]:
+    for x, gain, shift in _images(r):
+        yield x, gain, shift, x.shape[0], 6, x[0, 0].numel(), 3, 1e-5
+
+
+def _batch_samples(r: Operands) -> Iterable[Any]:
+    for x, gain, shift in _images(r):
+        mean, var = r.normal(6), r.uniform(6, low=0.01, high=3)
+        yield x, gain, shift, mean, var, False, 0.1, 1e-5
+        yield x, gain, shift, None, None, True, 0.1, 1e-5
+
+
+_BATCH = ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps")
+_NO_STATS = ("input", "weight", "bias", "training", "momentum", "eps")
+_NO_TRAINING = ("input", "weight", "bias", "running_mean", "running_var", "momentum", "eps")
+
+register(Rule(("aten.native_layer_norm",), Nature.ROUNDS, _layer_norm, source=_SOURCE, samples=given(_layer_samples),
+              assumes="the variance by Welford's or the two-pass method"))  # fmt: skip
+register(
+    Rule(
+        ("aten.native_group_norm",),
+        Nature.ROUNDS,
+        _group_norm(one_pass=True),
+        source=_SOURCE,
+        assumes="the variance by any method, E[x²] - E[x]² included",
+        samples=given(_group_samples),
+        stable=_group_norm(one_pass=False),
+    )
+)
+register(
+    Rule(
+        ("aten.native_batch_norm", "aten._native_batch_norm_legit", "aten._native_batch_norm_legit_functional",
+         "aten._batch_norm_with_update", "aten._batch_norm_with_update_functional"),
+        Nature.ROUNDS,
+        _batch_norm(_BATCH),
+        source=_SOURCE,
+        assumes="the variance by Welford's or the two-pass method",
+        samples=given(_batch_samples),
+    )  # fmt: skip
+)
+register(Rule(("aten._native_batch_norm_legit.no_stats",), Nature.ROUNDS, _batch_norm(_NO_STATS), source=_SOURCE))
+register(
+    Rule(
+        ("aten._native_batch_norm_legit_no_training", "aten._batch_norm_no_update"),
+        Nature.ROUNDS,
+        _batch_norm(_NO_TRAINING),
+        source=_SOURCE,
+    )
+)
+register(
+    Rule(
+        ("aten.cudnn_batch_norm", "aten.miopen_batch_norm"),
+        Nature.ROUNDS,
+        _batch_norm((*_BATCH[:6], "exponential_average_factor", "epsilon"), one_pass=True),
+        source=_SOURCE,
+        assumes="the variance by any method: the libraries do not say which",
+    )
+)
+register(Rule(("aten._fused_rms_norm",), Nature.ROUNDS, _fused_rms_norm, source="Higham (2002), §3.1",
+              wide=_fused_rms_norm_wide,
+              samples=given(lambda r: [(r.normal(3, 65), [65], r.normal(65), 1e-6), (r.wild(3, 9), [9], None, None)])))  # fmt: skip
+register(Rule(("aten._weight_norm_interface",), Nature.ROUNDS, _weight_norm, source="Higham (2002), §3.1",
+              samples=given(lambda r: [] if r.half else [(r.normal(5, 33), r.normal(5, 1), 0), (r.normal(5, 33), r.normal(1, 33), 1)])))  # fmt: skip
