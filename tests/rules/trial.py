@@ -68,6 +68,7 @@ class Trial:
         skip |= ~y.isfinite() & (reference.abs() > largest * 0.99)
         error = (widen(y) - reference).abs()
         limit = limit if isinstance(limit, Tensor) else torch.tensor(limit, dtype=torch.float64)
+        skip = skip | (limit == float("inf"))  # the rule judges nothing there
         ratio = torch.where(error == 0, 0.0, error / limit).masked_fill(skip, 0.0)
         return float(ratio.nan_to_num(nan=float("inf")).max()) if ratio.numel() else 0.0
 

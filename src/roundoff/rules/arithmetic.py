@@ -214,7 +214,7 @@ _RULES: tuple[tuple[tuple[str, ...], Any, Any], ...] = (
     (("rsub",), _rsub, lambda r: [(r.wild(3, 41), 0.1), (r.wild(3, 41), r.wild(41), {"alpha": 2})]),
     (("mul",), _mul, _pairs),
     (("div",), _div, _pairs),
-    (("pow", "float_power"), _pow, _powers),
+    (("pow",), _pow, _powers),
     (("addcmul",), _addcmul, _triples),
     (("addcdiv",), _addcdiv, _triples),
     (("lerp",), _lerp, _weighted),

@@ -5,7 +5,7 @@ With s = scale q kᵀ + mask, p = softmax(s) and o = p v, an output is off by at
     Σ_j p_j |v_j| (ε_j + Σ_k p_k ε_k) + γ_S Σ_j p_j |v_j|,    ε_j <= γ_{d+3} scale ‖q‖‖k_j‖ + 2 u (|s_j| + m - s_j) + c u
 
 for S keys: the score's own error, seen through exp together with the rounding of s - m, then the sum over the keys. On
-bfloat16 and float16 the weights p are rounded to that format before they meet v.
+bfloat16 and float16 exp is had from a faster formula, and the weights p are rounded to that format before they meet v.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _bound_part(call: Call, q: Tensor, k: Tensor, v: Tensor, mask: Any, causal: 
     p = s.sub(lse).exp_().nan_to_num_(nan=0.0)
     norms = vector_norm(q, dim=-1).unsqueeze(-1) * vector_norm(k, dim=-1).unsqueeze(-2)
     each = norms.mul_(abs(scale) * call.gamma(q.shape[-1] + 3))
-    each.add_(s.abs_().add_(below).mul_(call.gamma(2))).add_(call.gamma(roundings("exp")))
+    each.add_(s.abs_().add_(below).mul_(call.gamma(2))).add_(call.gamma(roundings("exp")) + call.gamma_out(1))
     each = each.mul_(p).nan_to_num_(nan=0.0, posinf=0.0)
     sizes = v.abs()
     average = each.sum(-1, keepdim=True)

@@ -28,7 +28,7 @@ def _copy(r: Operands) -> Iterable[tuple[Any, ...]]:
 
 register(
     Rule(
-        ("aten._to_copy", "aten.to", "aten.type_as", "prims.convert_element_type"),
+        ("aten._to_copy",),
         Nature.ROUNDS,
         source="IEEE 754: one rounding to the new format",
         assumes="the new format does not overflow",
@@ -37,7 +37,16 @@ register(
 )
 register(
     Rule(
-        ("aten.copy", "aten._copy_from", "aten._copy_from_and_resize"),
+        ("prims.convert_element_type",),
+        Nature.ROUNDS,
+        source="IEEE 754: one rounding to the new format",
+        assumes="the new format does not overflow",
+        samples=given(lambda r: [(r.wild(3, 37, decades=2), dtype) for dtype in _FLOATS]),
+    )
+)
+register(
+    Rule(
+        ("aten.copy",),
         Nature.ROUNDS,
         source="IEEE 754: one rounding to the format that is written to",
         assumes="the new format does not overflow",

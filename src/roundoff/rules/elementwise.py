@@ -28,7 +28,8 @@ class Function:
     """A function of one number as ``aten`` computes it.
 
     ``low`` and ``high`` bound its domain, ``near`` are points where it is delicate. ``size(x, y)`` is added to |y| where
-    a kernel cancels. ``args`` and ``kwargs`` follow the tensor.
+    a kernel cancels. ``between`` counts roundings of intermediate results to the format of the output, where that is
+    bfloat16 or float16, and ``level`` roundings of 1 where kernels on those use a shorter formula. ``args`` and ``kwargs`` follow the tensor.
     """
 
     name: str
@@ -36,6 +37,8 @@ class Function:
     high: float = inf
     near: tuple[float, ...] = ()
     size: Size | None = None
+    between: int = 0
+    level: float = 0.0
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     op: str = ""
@@ -48,6 +51,11 @@ class Function:
 
 def _one(x: Tensor, y: Tensor) -> Tensor:
     return torch.ones_like(y)
+
+
+def _turns(x: Tensor, y: Tensor) -> Tensor:
+    # sin(pi x) / (pi x): the rounding of pi x moves the sine by as much, until pi x overflows.
+    return torch.where(x.abs() < 2.0**122, 1.0, inf)
 
 
 def _left(x: Tensor, y: Tensor) -> Tensor:
@@ -78,7 +86,7 @@ FUNCTIONS: tuple[Function, ...] = (
     Function("deg2rad"),
     Function("digamma", near=(1.4616321, 0, -1, -2.5), size=_reflected),
     Function("elu", near=(0,)),
-    Function("erf", near=(0,)),
+    Function("erf", near=(0,), level=8),
     Function("erfc", near=(0, 5, 9)),
     Function("erfinv", -1, 1, (-1, 0, 1)),
     Function("exp", near=(-87.3, 88.7)),
@@ -95,28 +103,25 @@ FUNCTIONS: tuple[Function, ...] = (
     Function("log1p", -1, inf, (0, -1)),
     Function("log2", 0, inf, (1,)),
     Function("log_sigmoid_forward", near=(0,)),
-    Function("logit", 0, 1, (0.5,), _one),
+    Function("logit", 0, 1, (0.5,), _one, between=2),
     Function("mish", near=(0,)),
     Function("rad2deg"),
     Function("reciprocal"),
-    Function("rsqrt", 0, inf),
-    Function("selu", near=(0,)),
+    Function("rsqrt", 0, inf, between=1),
     Function("sigmoid", near=(0,)),
     Function("silu", near=(0,)),
     Function("sin", near=(0, pi, 1000 * pi)),
-    Function("sinc", near=(0, 1, 5), size=_one),
+    Function("sinc", near=(0, 1, 5), size=_turns),
     Function("sinh", near=(0,)),
     Function("softplus", near=(0, 20), size=_argument),
-    Function("special_entr", 0, inf, (1,)),
+    Function("special_entr", 0, inf, (1,), between=3),
     Function("special_erfcx", -9, inf),
-    Function("special_i0e"),
+    Function("special_i0e", between=6),
     Function("special_i1", near=(0,)),
     Function("special_i1e", near=(0,)),
     Function("special_log_ndtr", near=(0, -1)),
-    Function("special_ndtr", near=(0,), size=_one),
     Function("special_ndtri", 0, 1, (0.5,)),
     Function("sqrt", 0, inf),
-    Function("square"),
     Function("tan", near=(pi / 2, pi)),
     Function("tanh", near=(0,)),
 )
@@ -140,7 +145,10 @@ def _bound_of(function: Function) -> Callable[[Call], Limit]:
     def bound(call: Call) -> Limit:
         x, y = call.args[0], call.out[0]
         many = 32 if x.is_complex() else roundings(function.name)
-        limit = error_size(function, x, y).mul_(call.gamma(many)).add_(flushed(x, call.tiny))
+        relative = call.gamma(many) + (call.gamma_out(function.between) if function.between else 0.0)
+        limit = error_size(function, x, y).mul_(relative).add_(flushed(x, call.tiny))
+        if function.level and call.u_out > call.u:
+            limit.add_(call.gamma(function.level))
         return limit.masked_fill_(y.abs() > call.huge, inf)
 
     return bound
@@ -196,6 +204,8 @@ def _elu(call: Call) -> Limit:
     """x, or alpha (exp(input_scale x) - 1), times scale: a rounded argument z moves expm1(z) by |z| exp(z) u <= |expm1(z)| u."""
     y = call.out[0]
     scales = [call.arg(i, name, 1.0) for i, name in ((1, "alpha"), (2, "scale"), (3, "input_scale"))]
+    if "celu" in str(call.op):  # alpha (exp(x / alpha) - 1)
+        scales = [scales[0], 1.0, 1 / float(scales[0])]
     rough = 2 * sum(1 for s in scales if float(s) != 1)
     return y.abs().mul_(call.gamma(roundings("elu") + rough)).add_(call.tiny * (1 + abs(float(scales[0]))))
 
@@ -227,7 +237,7 @@ def _log_sigmoid_wide(x: Tensor, *, native: tuple[Tensor, ...]) -> tuple[Tensor,
 def _logit(call: Call) -> Limit:
     """log(x / (1 - x)) with x clamped to [eps, 1 - eps]: both ends are rounded."""
     y, eps = call.out[0], call.arg(1, "eps")
-    limit = (y.abs() + 1).mul_(call.gamma(roundings("logit")))
+    limit = (y.abs() + 1).mul_(call.gamma(roundings("logit")) + call.gamma_out(2))
     if eps is not None and 0 < eps < 0.5:
         off = call.scalar(float(eps)) / float(eps) + max(call.u, call.u_out) / float(eps)
         limit = limit.add_(2 * off)
@@ -236,7 +246,7 @@ def _logit(call: Call) -> Limit:
 
 register(
     Rule(
-        ("aten.elu", "aten.celu"),
+        ("aten.elu",),
         Nature.ROUNDS,
         _elu,
         source=_SOURCE + "; scaled arguments by the slope of expm1, which is at most 1",
@@ -276,5 +286,14 @@ register(
         _logit,
         source=_SOURCE,
         samples=given(lambda r: [r.line(0, 1, (0.5,)), (r.line(0, 1), 0.1)]),
+    )
+)
+register(
+    Rule(
+        ("aten.celu",),
+        Nature.ROUNDS,
+        _elu,
+        source=_SOURCE,
+        samples=given(lambda r: [r.line(near=(0,)), (r.strided(r.line()), 0.3)]),
     )
 )

@@ -139,11 +139,29 @@ for _names, _bound, _cases in (
     (("index_add",), _index_add, _adds),
     (("scatter_add",), _scatter_add, _scatters),
     (("scatter_reduce",), _scatter_reduce, _reduces),
-    (("scatter.reduce", "scatter.value_reduce", "scatter_.reduce", "scatter_.value_reduce"), _scatter,
+    (("scatter.reduce",), _scatter,
      lambda r: [(r.normal(5, 40), 1, r.integers(40, 5, 30), r.normal(5, 30), {"reduce": "add"})]),
+    (("scatter.value_reduce",), _scatter,
+     lambda r: [(r.normal(5, 40), 1, r.integers(40, 5, 30), 0.1, {"reduce": "multiply"})]),
     (("index_put", "_unsafe_index_put", "_index_put_impl"), _index_put, _puts),
     (("index_reduce",), _index_reduce, _index_reduces),
-    (("_embedding_bag", "_embedding_bag_forward_only"), _embedding_bag, _bags),
     (("bincount",), _bincount, lambda r: [(r.integers(5, 90), r.normal(90))] if not r.half else []),
 ):  # fmt: skip
     register(Rule(tuple(f"aten.{n}" for n in _names), Nature.ROUNDS, _bound, source=_SOURCE, samples=given(_cases)))
+
+
+def _embedding_bag_wide(*args: Any, native: tuple[Tensor, ...], **kwargs: Any) -> tuple[Tensor, ...]:
+    """The bags themselves; which whole numbers come with them depends on the kernel."""
+    return torch.ops.aten._embedding_bag(*args, **kwargs)[0], *native[1:]
+
+
+register(
+    Rule(
+        ("aten._embedding_bag", "aten._embedding_bag_forward_only"),
+        Nature.ROUNDS,
+        _embedding_bag,
+        source=_SOURCE,
+        samples=given(_bags),
+        wide=_embedding_bag_wide,
+    )
+)

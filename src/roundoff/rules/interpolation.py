@@ -75,7 +75,9 @@ def _factors(call: Call, first: int, dims: int) -> list[Any]:
 def _linear(call: Call) -> Limit:
     x, align = call.args[0], bool(call.args[2])
     _, error = _coordinates(call, align, _factors(call, 3, x.dim() - 2), 0.5)
-    limit = call.op(x.abs(), *call.args[1:], **call.kwargs).mul_(call.gamma(12))
+    # the three-dimensional kernel rounds weights and partial sums to the format of the output
+    between = call.gamma_out(12) if x.dim() == 5 else 0.0
+    limit = call.op(x.abs(), *call.args[1:], **call.kwargs).mul_(call.gamma(12) + between)
     moved = _spread(error)
     if bool(moved.any()):
         limit = limit + call.op(_range(x, 1), *call.args[1:], **call.kwargs) * moved

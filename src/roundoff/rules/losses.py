@@ -15,13 +15,16 @@ from roundoff.rules.samples import Operands, given
 from roundoff.rules.ulps import roundings
 
 _NONE, _MEAN, _SUM = 0, 1, 2
+#: The sums are kept in the format of the operand, in at most eight levels of at most sixteen terms each.
+_CASCADE = 8 * 16 + 8
+
 _SOURCE = "a few roundings of each term, all of one sign, and Higham (2002), §4.2 for their sum"
 
 
 def _reduced(call: Call, each: Tensor, reduction: int, terms: float) -> Limit:
     """The bound of a reduction of positive terms, each off by ``terms`` roundings of its size ``each``."""
     if reduction == _NONE:
-        return each * (call.gamma(terms) + call.gamma_out(terms))
+        return each * (call.gamma(terms) + call.gamma_out(terms)) + terms * call.underflow
     n = each.numel()
     total = each.mean() if reduction == _MEAN else each.sum()
     return total * (call.gamma(n + terms) + call.gamma_out(terms + 1))
@@ -76,8 +79,8 @@ def _nll(call: Call) -> tuple[Limit, ...]:
     x, weight = call.args[0], call.arg(2, "weight")
     args = [-x.abs(), call.args[1], None if weight is None else weight.abs(), *call.args[3:]]
     sizes, total = call.op(*args, **call.kwargs)
-    n = call.args[1].numel()
-    return sizes.abs() * (call.gamma(2 * n + 3) + call.gamma_out(2)), total.abs() * call.gamma(n)
+    n = min(call.args[1].numel(), _CASCADE)
+    return sizes.abs() * call.gamma_out(2 * n + 3), total.abs() * call.gamma_out(n)
 
 
 def _pair(r: Operands) -> Iterable[tuple[Tensor, Tensor]]:

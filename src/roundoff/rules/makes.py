@@ -55,7 +55,7 @@ def _powers(call: Call) -> Limit:
 def _line(call: Call) -> Limit:
     """Counted from both ends: start + i step or end - (n - i) step, the step rounded once."""
     start, end = float(call.args[0]), float(call.args[1])
-    return (abs(start) + abs(end)) * call.gamma(4) + call.tiny
+    return (abs(start) + abs(end)) * call.gamma_out(4) + call.tiny
 
 
 register(

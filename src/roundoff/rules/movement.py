@@ -24,16 +24,12 @@ def _image(r: Operands) -> Tensor:
 VIEWS: dict[str, Given] = {
     "alias": lambda r: [_x(r)],
     "as_strided": lambda r: [(_x(r), [3, 2], [1, 3])],
-    "chunk": lambda r: [(_x(r), 2)],
     "detach": lambda r: [_x(r)],
     "diagonal": lambda r: [(r.wild(4, 5), 1)],
     "expand": lambda r: [(r.wild(1, 5), [3, 5])],
     "lift": lambda r: [_x(r)],
     "lift_fresh": lambda r: [_x(r)],
-    "movedim": lambda r: [(_x(r), 0, 2)],
-    "narrow": lambda r: [(_x(r), 2, 1, 3)],
     "permute": lambda r: [(_x(r), [2, 0, 1])],
-    "real": lambda r: [_x(r)],
     "select": lambda r: [(_x(r), 2, 1)],
     "slice": lambda r: [(_x(r), 2, 1, 5, 2)],
     "split": lambda r: [(_x(r), 2, 2)],
@@ -43,7 +39,6 @@ VIEWS: dict[str, Given] = {
     "transpose": lambda r: [(_x(r), 0, 2)],
     "unbind": lambda r: [(_x(r), 1)],
     "unfold": lambda r: [(_x(r), 2, 3, 1)],
-    "unsafe_chunk": lambda r: [(_x(r), 2)],
     "unsafe_split": lambda r: [(_x(r), 2, 2)],
     "unsafe_split_with_sizes": lambda r: [(_x(r), [1, 4], 2)],
     "unsqueeze": lambda r: [(_x(r), 1)],
@@ -53,7 +48,7 @@ VIEWS: dict[str, Given] = {
 }
 
 #: Views of complex numbers, which the samples, being real, do not reach.
-COMPLEX_VIEWS = ("imag", "view_as_real", "view_as_complex", "conj", "_conj", "_neg_view", "_conj_physical")
+COMPLEX_VIEWS = ("real", "imag", "view_as_real", "view_as_complex", "conj", "_conj", "_neg_view", "conj_physical", "_conj_physical")
 
 COPIES: dict[str, Given] = {
     "alias_copy": lambda r: [_x(r)],
@@ -61,8 +56,6 @@ COPIES: dict[str, Given] = {
     "cat": lambda r: [([_x(r), r.wild(2, 1, 5)], 1)],
     "clone": lambda r: [_x(r), (_image(r), {"memory_format": torch.contiguous_format})],
     "constant_pad_nd": lambda r: [(_x(r), [1, 2], 0.0)],
-    "conj_physical": lambda r: [_x(r)],
-    "diag": lambda r: [r.wild(4), (r.wild(3, 4), 1)],
     "diag_embed": lambda r: [r.wild(2, 4)],
     "diagonal_scatter": lambda r: [(r.wild(4, 4), r.wild(4))],
     "expand_copy": lambda r: [(r.wild(1, 5), [3, 5])],
@@ -83,7 +76,6 @@ COPIES: dict[str, Given] = {
     "reflection_pad2d": lambda r: [(_image(r), [2, 1, 3, 0])],
     "reflection_pad3d": lambda r: [(r.wild(1, 2, 3, 4, 5), [1, 1, 2, 0, 1, 1])],
     "repeat": lambda r: [(_x(r), [2, 1, 3])],
-    "repeat_interleave": lambda r: [(_x(r), 2, 1)],
     "replication_pad1d": lambda r: [(_x(r), [2, 1])],
     "replication_pad2d": lambda r: [(_image(r), [2, 1, 3, 0])],
     "replication_pad3d": lambda r: [(r.wild(1, 2, 3, 4, 5), [1, 1, 2, 0, 1, 1])],
@@ -105,7 +97,6 @@ COPIES: dict[str, Given] = {
     "_unsafe_index": lambda r: [(_x(r), [None, r.integers(3, 7)])],
     "_unsafe_masked_index": lambda r: [(r.wild(5), r.mask(7), [r.integers(5, 7)], 0.0)],
     "_pack_padded_sequence": lambda r: [(r.wild(5, 3, 2), torch.tensor([5, 3, 1]), False)],
-    "_pad_packed_sequence": lambda r: [(r.wild(9, 2), torch.tensor([3, 2, 2, 1, 1]), False, 0.0, 5)],
     "max_unpool2d": lambda r: [(r.wild(1, 2, 2, 2), torch.tensor([0, 3, 8, 11]).expand(1, 2, 4).view(1, 2, 2, 2), [4, 4])],
 }  # fmt: skip
 

@@ -31,9 +31,19 @@ def _stretch(error: Tensor, spread: Tensor) -> Tensor:
 
 
 def _normalised(
-    call: Call, x: Tensor, dims: list[int], gain: Tensor | None, shift: Tensor | None, eps: float, one_pass: bool
+    call: Call,
+    x: Tensor,
+    dims: list[int],
+    gain: Tensor | None,
+    shift: Tensor | None,
+    eps: float,
+    one_pass: bool,
+    factors: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Bounds of (y, mean, 1/√(σ² + ε)). ``x`` is reshaped so that ``dims`` are normalised; gain and shift broadcast."""
+    """Bounds of (y, mean, 1/√(σ² + ε)). ``x`` is reshaped so that ``dims`` are normalised; gain and shift broadcast.
+
+    ``factors``: ρ g and b - μ ρ g are stored in the format of the output before they are used.
+    """
     y = call.out[0].reshape(x.shape)
     n = 1
     for d in dims:
@@ -49,7 +59,7 @@ def _normalised(
     stretch = _stretch(error, spread).add_(call.gamma(5) + call.scalar(eps) / max(eps, 1e-300))
     mean_error = x.abs().mean(dims, keepdim=True).mul_(call.gamma(n + 2))
     # (|x| + |μ|) for the roundings of x - μ, or of x ρ g and of μ ρ g
-    limit = (x.abs() + mean.abs()).mul_(call.gamma(4)).add_(mean_error)
+    limit = (x.abs() + mean.abs()).mul_(call.gamma(4) + (call.gamma_out(3) if factors else 0.0)).add_(mean_error)
     limit = limit.add_((x - mean).abs_().mul_(stretch)).mul_(rho)
     if gain is not None:
         limit = limit.mul_(gain.abs())
@@ -83,7 +93,7 @@ def _by_channel(t: Tensor | None, x: Tensor) -> Tensor | None:
 
 def _batch_statistics(call: Call, x: Tensor, gain: Any, shift: Any, eps: float, one_pass: bool) -> tuple[Limit, ...]:
     dims = [d for d in range(x.dim()) if d != 1]
-    limits = _normalised(call, x, dims, _by_channel(gain, x), _by_channel(shift, x), eps, one_pass)
+    limits = _normalised(call, x, dims, _by_channel(gain, x), _by_channel(shift, x), eps, one_pass, True)
     return limits[0], limits[1].flatten(), limits[2].flatten()
 
 
@@ -92,7 +102,7 @@ def _running_statistics(call: Call, x: Tensor, gain: Any, shift: Any, mean: Tens
     scale = (var + eps).rsqrt_()
     if gain is not None:
         scale = scale.mul_(gain.abs())
-    limit = (x.abs() + _by_channel(mean.abs(), x)).mul_(_by_channel(scale, x)).mul_(call.gamma(8))
+    limit = (x.abs() + _by_channel(mean.abs(), x)).mul_(_by_channel(scale, x)).mul_(call.gamma(8) + call.gamma_out(3))
     if shift is not None:
         limit = limit.add_(_by_channel(shift.abs(), x) * call.gamma(3))  # type: ignore[operator]
     return limit
@@ -104,9 +114,7 @@ def _batch_norm(names: tuple[str, ...], one_pass: bool = False) -> Callable[[Cal
     def bound(call: Call) -> tuple[Limit, ...]:
         given_ = {name: call.arg(i, name) for i, name in enumerate(names)}
         x, eps = given_["input"], float(given_["eps"])
-        training = bool(given_.get("training", "running_mean" not in names))
-        if "no_training" in str(call.op):
-            training = False
+        training = bool(given_.get("training", "with_update" in str(call.op)))
         if training:
             limits = _batch_statistics(call, x, given_["weight"], given_["bias"], eps, one_pass)
         else:
@@ -116,14 +124,20 @@ def _batch_norm(names: tuple[str, ...], one_pass: bool = False) -> Callable[[Cal
         limits = tuple(
             limit if i == 0 or out.numel() else 0.0 for i, (limit, out) in enumerate(zip(limits, call.out, strict=False))
         )
-        # what follows are the running statistics, a weighted mean of old and new ones, or workspace
-        return limits + tuple(_statistic(call, out) for out in call.out[len(limits) :])
+        return limits + tuple(_running(call, out, given_, limits[1]) for out in call.out[3:5]) + (0.0,) * len(call.out[5:])
 
     return bound
 
 
-def _statistic(call: Call, out: Tensor) -> Limit:
-    return out.abs() * call.gamma(8) if out.is_floating_point() else 0.0
+def _running(call: Call, new: Tensor, given_: dict[str, Any], mean_error: Limit) -> Limit:
+    """(1 - momentum) old + momentum (batch's): the second is off by what n roundings make of a mean of squares."""
+    if not new.is_floating_point():
+        return 0.0
+    x = given_["input"]
+    n = x.numel() / max(x.shape[1], 1)
+    dims = [d for d in range(x.dim()) if d != 1]
+    size = x.abs().amax(dims) if new is call.out[3] else x.square().mean(dims)
+    return (size + new.abs()) * (call.gamma(2 * n + 8) + call.gamma_out(4))
 
 
 def _fused_rms_norm(call: Call) -> tuple[Limit, ...]:
@@ -184,19 +198,21 @@ def _group_samples(r: Operands) -> Iterable[Any]:
         yield x, gain, shift, x.shape[0], 6, x[0, 0].numel(), 3, 1e-5
 
 
-def _batch_samples(r: Operands) -> Iterable[Any]:
+def _batch_samples(r: Operands, always: bool) -> Iterable[Any]:
     for x, gain, shift in _images(r):
         mean, var = r.normal(6), r.uniform(6, low=0.01, high=3)
         yield x, gain, shift, mean, var, False, 0.1, 1e-5
-        yield x, gain, shift, None, None, True, 0.1, 1e-5
+        yield x, gain, shift, mean if always else None, var if always else None, True, 0.1, 1e-5
 
 
 _BATCH = ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps")
+_UPDATING = ("input", "weight", "bias", "running_mean", "running_var", "momentum", "eps")
+_WELFORD = "the variance by Welford's or the two-pass method"
 _NO_STATS = ("input", "weight", "bias", "training", "momentum", "eps")
 _NO_TRAINING = ("input", "weight", "bias", "running_mean", "running_var", "momentum", "eps")
 
 register(Rule(("aten.native_layer_norm",), Nature.ROUNDS, _layer_norm, source=_SOURCE, samples=given(_layer_samples),
-              assumes="the variance by Welford's or the two-pass method"))  # fmt: skip
+              assumes=_WELFORD))  # fmt: skip
 register(
     Rule(
         ("aten.native_group_norm",),
@@ -210,22 +226,51 @@ register(
 )
 register(
     Rule(
-        ("aten.native_batch_norm", "aten._native_batch_norm_legit", "aten._native_batch_norm_legit_functional",
-         "aten._batch_norm_with_update", "aten._batch_norm_with_update_functional"),
+        ("aten.native_batch_norm",),
         Nature.ROUNDS,
         _batch_norm(_BATCH),
         source=_SOURCE,
-        assumes="the variance by Welford's or the two-pass method",
-        samples=given(_batch_samples),
-    )  # fmt: skip
+        assumes=_WELFORD,
+        samples=given(lambda r: _batch_samples(r, always=False)),
+    )
 )
-register(Rule(("aten._native_batch_norm_legit.no_stats",), Nature.ROUNDS, _batch_norm(_NO_STATS), source=_SOURCE))
+register(
+    Rule(
+        ("aten._native_batch_norm_legit", "aten._native_batch_norm_legit_functional"),
+        Nature.ROUNDS,
+        _batch_norm(_BATCH),
+        source=_SOURCE,
+        assumes=_WELFORD,
+        samples=given(lambda r: _batch_samples(r, always=True)),
+    )
+)
+register(
+    Rule(
+        ("aten._batch_norm_with_update", "aten._batch_norm_with_update_functional"),
+        Nature.ROUNDS,
+        _batch_norm(_UPDATING),
+        source=_SOURCE,
+        assumes=_WELFORD,
+    )
+)
+register(
+    Rule(
+        ("aten._native_batch_norm_legit.no_stats",),
+        Nature.ROUNDS,
+        _batch_norm(_NO_STATS),
+        source=_SOURCE,
+        assumes=_WELFORD,
+        samples=given(lambda r: [(x, gain, shift, True, 0.1, 1e-5) for x, gain, shift in _images(r)]),
+    )
+)
 register(
     Rule(
         ("aten._native_batch_norm_legit_no_training", "aten._batch_norm_no_update"),
         Nature.ROUNDS,
         _batch_norm(_NO_TRAINING),
         source=_SOURCE,
+        samples=given(lambda r: [(x, gain, shift, r.normal(6), r.uniform(6, low=0.01, high=3), 0.1, 1e-5)
+                                 for x, gain, shift in _images(r)]),
     )
 )
 register(

@@ -33,7 +33,7 @@ def _logaddexp(call: Call) -> Limit:
 
 def _xlogy(call: Call) -> Limit:
     x, y = call.args[0], call.args[1]
-    limit = call.out[0].abs() * call.gamma(roundings("log") + roundings("log1p"))
+    limit = call.out[0].abs() * (call.gamma(roundings("log") + roundings("log1p")) + call.gamma_out(2))
     for error, slope in ((off(call, y), size(x) / size(y) if isinstance(y, Tensor) else size(x) / abs(y)),):
         if isinstance(error, Tensor) or error:
             limit = limit + error * slope

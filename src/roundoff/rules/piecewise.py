@@ -61,10 +61,18 @@ def _x(r: Operands) -> list[Any]:
 
 register(
     Rule(
-        ("aten.clamp", "aten.clamp_min", "aten.clamp_max", "aten.hardtanh", "aten.relu6"),
+        ("aten.clamp", "aten.hardtanh"),
         Nature.ROUNDS,
         source=_SOURCE,
         samples=given(lambda r: [(x, -0.1, 0.7) for x in _x(r)]),
+    )
+)
+register(
+    Rule(
+        ("aten.clamp_min", "aten.clamp_max"),
+        Nature.ROUNDS,
+        source=_SOURCE,
+        samples=given(lambda r: [(x, 0.1) for x in _x(r)]),
     )
 )
 register(Rule(("aten.threshold",), Nature.ROUNDS, _threshold, source=_SOURCE,
@@ -75,7 +83,7 @@ register(Rule(("aten.softshrink",), Nature.ROUNDS, _softshrink, source=_SOURCE,
               samples=given(lambda r: [(x, 0.1) for x in _x(r)])))  # fmt: skip
 register(Rule(("aten.leaky_relu",), Nature.ROUNDS, _leaky, source="one product with a slope that is rounded once",
               samples=given(lambda r: [(x, 0.01) for x in _x(r)])))  # fmt: skip
-register(Rule(("aten._prelu_kernel", "aten.prelu"), Nature.ROUNDS, source="one product",
+register(Rule(("aten._prelu_kernel",), Nature.ROUNDS, source="one product",
               samples=given(lambda r: [(r.wild(3, 4, 37), r.normal(1, 4, 1))])))  # fmt: skip
 register(Rule(("aten.nan_to_num",), Nature.ROUNDS, source=_SOURCE, wide=_nan_to_num,
               samples=given(lambda r: [torch.tensor([inf, -inf, float("nan"), 1.5], dtype=r.dtype), r.line()])))  # fmt: skip

@@ -58,7 +58,7 @@ def _mean(call: Call) -> Limit:
 
 def _prod(call: Call) -> Limit:
     y = call.out[0]
-    return y.abs() * call.gamma(2 * _terms(call.args[0], y)) + call.tiny
+    return y.abs() * call.gamma_out(2 * _terms(call.args[0], y)) + call.tiny + 2 * call.underflow
 
 
 def spread_error(call: Call, variance: Tensor, square: Tensor, n: float) -> Tensor:

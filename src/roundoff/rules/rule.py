@@ -18,6 +18,8 @@ from torch import Tensor
 
 from roundoff.formats import U64, UNDERFLOW, UNIT_ROUNDOFF
 
+_UNDERFLOW = {u: UNDERFLOW[dtype] for dtype, u in UNIT_ROUNDOFF.items()}
+
 Limit = Tensor | float  # an absolute bound: float64, broadcasts to the output
 
 
@@ -70,6 +72,11 @@ class Call:
     def tiny(self) -> float:
         """The smallest normal number of the arithmetic: where results underflow, kernels may flush them to zero."""
         return 2.0**-1022 if self.u == U64 else 2.0**-126
+
+    @property
+    def underflow(self) -> float:
+        """The largest rounding error of a number of the output's format that underflows, half its smallest number."""
+        return _UNDERFLOW.get(max(self.u, self.u_out), 2.0**-150)
 
     @property
     def huge(self) -> float:

@@ -56,6 +56,10 @@ class Operands:
 
         Every magnitude, both signs, zeros, subnormal numbers, and the neighbourhood of the points ``near``.
         """
+        if self.half:  # all of them
+            every = torch.arange(-(1 << 15), 1 << 15).to(torch.int16).view(self.dtype)
+            every = every[every.isfinite()]
+            return every[(every >= low) & (every <= high)]
         finfo = torch.finfo(self.dtype)
         x = [
             torch.randn(700, generator=self.g),
