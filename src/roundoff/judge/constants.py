@@ -49,8 +49,8 @@ def _refolded(case: Case, matching: Matching, names: dict[int, str]) -> tuple[Ve
     logs = {"A": NormLog(), "B": NormLog()}
     for side in (case.a, case.b):
         run_wide(side, also=[logs[side.name]])
-    b_from_a = find_folds(matching.b, matching.a, logs["A"].norms)
-    a_from_b = find_folds(matching.a, matching.b, logs["B"].norms)
+    b_from_a = find_folds(matching.b, case.ran_a.constants.met, logs["A"].norms)
+    a_from_b = find_folds(matching.a, case.ran_b.constants.met, logs["B"].norms)
     folds, folded, target = max(
         ((b_from_a, "B", matching.b), (a_from_b, "A", matching.a)), key=lambda found: len(found[0])
     )

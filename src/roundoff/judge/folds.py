@@ -57,12 +57,12 @@ class NormLog:
         """Nothing is kept of results."""
 
 
-def find_folds(unmatched: tuple[Tensor, ...], sources: tuple[Tensor, ...], norms: list[Norm]) -> list[Fold]:
+def find_folds(unmatched: tuple[Tensor, ...], sources: list[Tensor], norms: list[Norm]) -> list[Fold]:
     """The folds that explain ``unmatched`` parameters by ``sources`` and batch norms of the other side."""
     return [fold for target in unmatched if (fold := _fold_of(target, sources, norms)) is not None]
 
 
-def _fold_of(target: Tensor, sources: tuple[Tensor, ...], norms: list[Norm]) -> Fold | None:
+def _fold_of(target: Tensor, sources: list[Tensor], norms: list[Norm]) -> Fold | None:
     for norm in norms:
         if target.dim() >= 2:
             weights = (w for w in sources if w.numel() == target.numel() and w.dim() >= 2)

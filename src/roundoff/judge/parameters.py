@@ -109,7 +109,7 @@ def _nearly(x: Tensor, y: Tensor) -> Nearly | None:
         flat = candidate.reshape(-1).to(wide_x.device)
         different = flat != wide_x
         count = int(different.sum())
-        if 0 < count <= x.numel() // 2:
+        if 0 < count <= max(1, x.numel() // 10):
             gap = (flat - wide_x).abs()
             at = torch.unravel_index(gap.argmax(), x.shape)
             return Nearly(x, y, count, float(gap.max()), tuple(int(i) for i in at))

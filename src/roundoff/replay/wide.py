@@ -123,6 +123,8 @@ class WideRun:
 
     def before(self, step: Step) -> None:
         self._old = {}
+        if step.moves_only_shape:
+            return
         found = operands((step.args, step.kwargs))
         for x in found:
             self._constants.meet(x, self.twins)
@@ -150,7 +152,7 @@ class WideRun:
         if not all(has_storage(x) for x in outs + found):
             self._give_up(step, outs, "a sparse or nested tensor")
             return
-        if not step.overwritten and _is_view(outs, found):
+        if step.moves_only_shape or (not step.overwritten and _is_view(outs, found)):
             return
         rule = lookup(step.op)
         if rule is not None:

@@ -47,6 +47,11 @@ class Step:
         return found
 
     @property
+    def moves_only_shape(self) -> bool:
+        """True for operations in place that change how a tensor lies in memory, not what is in the memory."""
+        return self.op._schema.name in _SHAPE_ONLY
+
+    @property
     def source(self) -> str:
         """``file:line: code`` of the user's line that led here; empty when there is none."""
         name, line = self.frame
@@ -68,6 +73,12 @@ class Step:
 _UNDECLARED = {
     f"aten::{name}": ("running_mean", "running_var")
     for name in ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm", "batch_norm")
+}
+
+
+_SHAPE_ONLY = {
+    f"aten::{name}_"
+    for name in ("transpose", "t", "squeeze", "unsqueeze", "as_strided", "swapaxes", "swapdims", "detach", "resize", "set")
 }
 
 
@@ -104,10 +115,44 @@ class Listener(Protocol):
 Replace = Callable[[Step, Any], Any]
 
 
+@contextmanager
+def _autocast_state() -> Iterator[dict[str, bool]]:
+    """On which devices the user's autocast is on, kept up to date: below a mode it is switched off and cannot be asked."""
+    state = {kind: torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")}
+    switch = torch.set_autocast_enabled
+
+    def noted(kind: str, enabled: bool) -> None:
+        state[kind] = enabled
+        switch(kind, enabled)
+
+    torch.set_autocast_enabled = noted
+    try:
+        yield state
+    finally:
+        torch.set_autocast_enabled = switch
+
+
+def _as_in_the_run(autocast: dict[str, bool]) -> Any:
+    """The dispatcher's state as it is where the user's code runs in inference_mode, instead of below a mode.
+
+    Composite operators decide by it which kernels they call: a view of a parameter asks for a gradient or not, which
+    decides whether ``matmul`` folds; and autocast acts on what is called inside.
+    """
+    keys = torch._C.DispatchKey
+    excluded = torch._C._dispatch_tls_local_exclude_set().remove(keys.ADInplaceOrView)
+    for kind, key in (("cpu", keys.AutocastCPU), ("cuda", keys.AutocastCUDA)):
+        if autocast[kind]:
+            excluded = excluded.remove(key)
+    return torch._C._ForceDispatchKeyGuard(torch._C._dispatch_tls_local_include_set(), excluded)
+
+
 class _Watch(TorchDispatchMode):
-    def __init__(self, listeners: Sequence[Listener], modules: list[str], replace: Replace | None) -> None:
+    def __init__(
+        self, listeners: Sequence[Listener], modules: list[str], autocast: dict[str, bool], replace: Replace | None
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.replace = replace
+        self.autocast = autocast
         self.listeners = listeners
         self.modules = modules
         self.failure: BaseException | None = None
@@ -119,7 +164,7 @@ class _Watch(TorchDispatchMode):
         kwargs = kwargs or {}
         if torch.is_inference_mode_enabled() and _is_composite(func):
             # inference_mode shows composite operators whole; opened, they run the same kernels and can be followed.
-            with self:
+            with self, _as_in_the_run(self.autocast):
                 return func._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
         if self.failure is not None:
             return func(*args, **kwargs)
@@ -194,8 +239,8 @@ def watch(
     The run happens in the caller's grad, inference and autocast mode. What the model raises goes through; what a
     listener raises ends in ListenerFailed when the run is over.
     """
-    with _module_paths(model) as modules:
-        mode = _Watch(listeners, modules, replace)
+    with _module_paths(model) as modules, _autocast_state() as autocast:
+        mode = _Watch(listeners, modules, autocast, replace)
         try:
             with mode:
                 out = _run(model, args, kwargs)
