@@ -1,13 +1,14 @@
 """Measure how many units in the last place PyTorch's float32 functions of one number are off, on this build.
 
-    python benchmarks/measure_ulps.py                     # every function, every 61st float32, about ten minutes
+    python benchmarks/measure_ulps.py                     # every function, every 61st float32, two minutes
     python benchmarks/measure_ulps.py exp tanh --every 1  # all 2^32 arguments of two functions
     python benchmarks/measure_ulps.py --write             # and store the results with the package
 
 Arguments run through the bit patterns of float32 with an odd stride, so every exponent and every low bit is met. Each is
 computed on a contiguous tensor (the vector path), and a part of them on a strided one (the scalar path), and held
 against the same function in float64. Where a function cancels, the error is measured in units of |y| plus what cancels
-(``size`` in ``roundoff.rules.elementwise``). Results that underflow, or are within 2^-6 of overflowing, are left out: rules allow for them apart.
+(``size`` in ``roundoff.rules.elementwise``). Results that underflow, or are within 2^-6 of overflowing, are left out:
+rules allow for them apart.
 """
 
 from __future__ import annotations

@@ -39,7 +39,8 @@ def _times(limit: Limit, factor: Any) -> Limit:
     """limit x factor, where nothing times infinity is nothing."""
     if isinstance(limit, float) and limit == 0.0:
         return 0.0
-    return limit * size(factor)
+    scaled: Limit = limit * size(factor)
+    return scaled
 
 
 def _add(call: Call) -> Limit:
@@ -120,21 +121,21 @@ def _pow(call: Call) -> Limit:
 
 
 def _addcmul(call: Call) -> Limit:
-    product = call.args[1].abs() * call.args[2].abs()
-    return product * (call.gamma_out(4) * abs(call.kwargs.get("value", 1)))
+    product: Tensor = call.args[1].abs() * call.args[2].abs()
+    return product * (call.gamma_out(4) * float(abs(call.kwargs.get("value", 1))))
 
 
 def _addcdiv(call: Call) -> Limit:
-    quotient = call.args[1].abs() / call.args[2].abs()
-    return quotient * (call.gamma_out(4) * abs(call.kwargs.get("value", 1)))
+    quotient: Tensor = call.args[1].abs() / call.args[2].abs()
+    return quotient * (call.gamma_out(4) * float(abs(call.kwargs.get("value", 1))))
 
 
 def _lerp(call: Call) -> Limit:
     """start + w (end - start), or from the other end: three roundings of the step that is taken."""
     start, end, w = call.args[0], call.args[1], call.args[2]
-    gap = (end - start).abs()
+    gap: Tensor = (end - start).abs()
     if not isinstance(w, Tensor):
-        share = abs(w) if abs(w) < 0.5 else abs(1 - w)
+        share = float(abs(w) if abs(w) < 0.5 else abs(1 - w))
         return gap * (share * call.gamma_out(4) + call.scalar(w))
     share = torch.where(w.abs() < 0.5, w.abs(), (1 - w).abs())
     return gap * share * call.gamma_out(4) + gap * off(call, w)
@@ -146,13 +147,15 @@ def _abs(call: Call) -> Limit:
 
 def _cross(call: Call) -> Limit:
     x, y, dim = call.args[0], call.args[1], call.kwargs.get("dim", -1)
-    return (x.abs().amax(dim, keepdim=True) * y.abs().amax(dim, keepdim=True)) * (2 * call.gamma_out(3))
+    sizes: Tensor = x.abs().amax(dim, keepdim=True) * y.abs().amax(dim, keepdim=True)
+    return sizes * (2 * call.gamma_out(3))
 
 
 def _addr(call: Call) -> Limit:
     added, x, y = call.args[:3]
     beta, alpha = abs(call.kwargs.get("beta", 1)), abs(call.kwargs.get("alpha", 1))
-    return (torch.outer(x.abs(), y.abs()) * alpha + added.abs() * beta) * call.gamma_out(3)
+    sizes: Tensor = torch.outer(x.abs(), y.abs()) * alpha + added.abs() * beta
+    return sizes * call.gamma_out(3)
 
 
 _POW = 10.0  # 1 ulp claimed by its makers (SLEEF: pow_u10; libm); 4 c + 2 ulp allowed
@@ -220,16 +223,26 @@ _RULES: tuple[tuple[tuple[str, ...], Any, Any], ...] = (
     (("lerp",), _lerp, _weighted),
     (("abs",), _abs, lambda r: [r.wild(3, 41), r.line()]),
     (("linalg_cross", "cross"), _cross, lambda r: [(r.wild(5, 3), r.wild(5, 3))]),
-    (("addr",), _addr, lambda r: [(r.normal(4, 5), r.normal(4), r.normal(5)),
-                                  (r.normal(4, 5), r.normal(4), r.normal(5), {"alpha": 0.3})]),
-)  # fmt: skip
+    (
+        ("addr",),
+        _addr,
+        lambda r: [
+            (r.normal(4, 5), r.normal(4), r.normal(5)),
+            (r.normal(4, 5), r.normal(4), r.normal(5), {"alpha": 0.3}),
+        ],
+    ),
+)
 
 for _ops, _bound, _cases in _RULES:
     register(
         Rule(
-            tuple(f"aten.{op}" for op in _ops), Nature.ROUNDS, _bound, source=_HIGHAM, samples=given(_cases),
+            tuple(f"aten.{op}" for op in _ops),
+            Nature.ROUNDS,
+            _bound,
+            source=_HIGHAM,
+            samples=given(_cases),
             assumes="intermediate results overflow only where the result is within 2^-6 of it" if "pow" in _ops else "",
-        )  # fmt: skip
+        )
     )
 
 for _name, _bound, _cases in (

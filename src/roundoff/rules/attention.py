@@ -40,7 +40,7 @@ def scores(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool, scale: float
     return s
 
 
-def _parts(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Iterator[tuple[tuple[int, ...], list[Any]]]:
+def _parts(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Iterator[tuple[Any, list[Any]]]:
     """Batches and heads a few at a time, so that the scores of all are never in memory."""
     batch, heads, rows = q.shape[:3]
     step = max(1, _LARGEST // max(1, rows * k.shape[2]))
@@ -49,7 +49,7 @@ def _parts(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Iterator[tup
     for b in range(batch):
         for h in range(0, heads, step):
             at = (b, slice(h, h + step))
-            yield at, [q[at], k[at], v[at], None if mask is None else mask[at]]  # type: ignore[index]
+            yield at, [q[at], k[at], v[at], None if mask is None else mask[at]]
 
 
 def _repeat(q: Tensor, k: Tensor) -> Tensor:
@@ -126,7 +126,8 @@ def _fused_wide(mask_at: int | None, causal_at: int, dropout_at: int) -> Callabl
 
         mask, causal = at(mask_at, "attn_bias"), bool(at(causal_at, "is_causal"))
         dropout = float(at(dropout_at, "dropout_p") or 0.0)
-        return wide_of(*args[:3], mask, causal, kwargs.get("scale"), dropout), *native[1:]
+        q, k, v = args[:3]
+        return wide_of(q, k, v, mask, causal, kwargs.get("scale"), dropout), *native[1:]
 
     return wide
 

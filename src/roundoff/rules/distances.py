@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import pow
 from typing import Any
 
 import torch
@@ -18,14 +19,13 @@ _ROWS = 25  # from more rows than this on, Euclidean distances are had from a ma
 
 def _direct(call: Call, p: float, n: int) -> Limit:
     """(Σ|a - b|^p)^(1/p): each difference rounded once, then as a norm."""
-    y = call.out[0]
+    y: Tensor = call.out[0]
     if p in (0.0, float("inf")):
         return y * call.gamma(2)
     if p in (1.0, 2.0):
-        return y * call.gamma(n + 4) + (n * call.tiny) ** (1 / p)
-    return y * call.gamma(n + roundings("exp") + 12) * (1 + y.log().abs().nan_to_num(posinf=0.0)) * (p + 1 / p) + (
-        n * call.tiny
-    ) ** min(1.0, 1 / p)
+        return y * call.gamma(n + 4) + pow(n * call.tiny, 1 / p)
+    steep = y.log().abs_().nan_to_num_(posinf=0.0).add_(1).mul_(p + 1 / p)
+    return y * call.gamma(n + roundings("exp") + 12) * steep + pow(n * call.tiny, min(1.0, 1 / p))
 
 
 def expanded(call: Call, x: Tensor, z: Tensor, y: Tensor) -> Tensor:
@@ -58,10 +58,24 @@ def _rows(r: Operands) -> Iterable[Any]:
     yield x, x + r.normal(40, 16, scale=1e-3), 2.0, 2
 
 
-register(Rule(("aten._cdist_forward",), Nature.ROUNDS, _cdist, source="Higham (2002), §4.2; cancellation of the expanded square",
-              samples=given(_rows)))  # fmt: skip
-register(Rule(("aten._pdist_forward",), Nature.ROUNDS, _pdist, source="Higham (2002), §4.2",
-              samples=given(lambda r: [] if r.half else [(r.normal(7, 33), 2.0), (r.normal(7, 33), 1.0)])))  # fmt: skip
+register(
+    Rule(
+        ("aten._cdist_forward",),
+        Nature.ROUNDS,
+        _cdist,
+        source="Higham (2002), §4.2; cancellation of the expanded square",
+        samples=given(_rows),
+    )
+)
+register(
+    Rule(
+        ("aten._pdist_forward",),
+        Nature.ROUNDS,
+        _pdist,
+        source="Higham (2002), §4.2",
+        samples=given(lambda r: [] if r.half else [(r.normal(7, 33), 2.0), (r.normal(7, 33), 1.0)]),
+    )
+)
 register(
     Rule(
         ("aten._euclidean_dist",),

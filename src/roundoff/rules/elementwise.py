@@ -29,7 +29,8 @@ class Function:
 
     ``low`` and ``high`` bound its domain, ``near`` are points where it is delicate. ``size(x, y)`` is added to |y| where
     a kernel cancels. ``between`` counts roundings of intermediate results to the format of the output, where that is
-    bfloat16 or float16, and ``level`` roundings of 1 where kernels on those use a shorter formula. ``args`` and ``kwargs`` follow the tensor.
+    bfloat16 or float16, and ``level`` roundings of 1 where kernels on those use a shorter formula.
+    ``args`` and ``kwargs`` follow the tensor.
     """
 
     name: str
@@ -195,13 +196,11 @@ def _gelu_samples(dtype: torch.dtype, g: torch.Generator) -> Iterable[tuple[tupl
         yield from _samples_of(_BY_NAME[name])(dtype, g)
 
 
-register(
-    Rule(("aten.gelu",), Nature.ROUNDS, _by_argument, source=_SOURCE, assumes=_ASSUMES, samples=_gelu_samples)
-)
+register(Rule(("aten.gelu",), Nature.ROUNDS, _by_argument, source=_SOURCE, assumes=_ASSUMES, samples=_gelu_samples))
 
 
 def _elu(call: Call) -> Limit:
-    """x, or alpha (exp(input_scale x) - 1), times scale: a rounded argument z moves expm1(z) by |z| exp(z) u <= |expm1(z)| u."""
+    """x, or alpha (exp(z) - 1), times scale: z = input_scale x rounded moves it by |z| exp(z) u <= |expm1(z)| u."""
     y = call.out[0]
     scales = [call.arg(i, name, 1.0) for i, name in ((1, "alpha"), (2, "scale"), (3, "input_scale"))]
     if "celu" in str(call.op):  # alpha (exp(x / alpha) - 1)
@@ -214,9 +213,9 @@ def _softplus(call: Call) -> Limit:
     """log(1 + exp(beta x)) / beta; past the threshold x itself, a jump where rounding decides on which side x is."""
     x, y = call.args[0], call.out[0]
     beta, threshold = float(call.arg(1, "beta", 1)), float(call.arg(2, "threshold", 20))
-    z = x * beta
+    z: Tensor = x * beta
     size = y.abs() + x.abs() * z.sigmoid()
-    limit = size.mul_(call.gamma(roundings("softplus") + 4)).add_(call.tiny * (1 + 1 / abs(beta)))
+    limit: Tensor = size.mul_(call.gamma(roundings("softplus") + 4)).add_(call.tiny * (1 + 1 / abs(beta)))
     on_the_edge = (z - threshold).abs() <= abs(threshold) * call.gamma(4)
     gap = torch.nn.functional.softplus(torch.tensor(-threshold, dtype=torch.float64)).item() / abs(beta)
     return limit.add_(on_the_edge * gap)

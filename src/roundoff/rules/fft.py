@@ -24,7 +24,7 @@ def _bound(call: Call) -> Limit:
     y, dims = call.out[0], list(call.args[1])
     length = prod(max(y.shape[d], call.args[0].shape[d]) for d in dims)
     # half of a real signal's spectrum is not stored: √2 of what is
-    norm = torch.linalg.vector_norm(y, dim=dims, keepdim=True) * 2**0.5
+    norm: Tensor = torch.linalg.vector_norm(y, dim=dims, keepdim=True) * 2**0.5
     return norm * call.gamma(_STEPS * (log2(max(length, 2)) + 1))
 
 

@@ -63,7 +63,7 @@ def _index_put(call: Call) -> Limit:
     if not call.arg(3, "accumulate", False):
         return 0.0
     x, indices, values = call.args[:3]
-    total = torch.ops.aten.index_put(x.abs(), indices, values.abs(), True)
+    total: Tensor = torch.ops.aten.index_put(x.abs(), indices, values.abs(), True)
     ones = torch.ops.aten.index_put(torch.zeros_like(x), indices, torch.ones_like(values), True)
     return total.mul_(call.gamma_out(float(ones.max()) + 1 if ones.numel() else 1))
 
@@ -82,7 +82,7 @@ def _index_reduce(call: Call) -> Limit:
 
 def _embedding_bag(call: Call) -> tuple[Limit, ...]:
     """Sums or means of rows, perhaps weighted; the largest row exactly. What follows are integers."""
-    weight, indices, offsets = call.args[:3]
+    indices = call.args[1]
     if call.arg(4, "mode", 0) == 2:
         return (0.0,) * len(call.out)
     args = [a.abs() if isinstance(a, Tensor) and a.is_floating_point() else a for a in call.args]
@@ -139,14 +139,20 @@ for _names, _bound, _cases in (
     (("index_add",), _index_add, _adds),
     (("scatter_add",), _scatter_add, _scatters),
     (("scatter_reduce",), _scatter_reduce, _reduces),
-    (("scatter.reduce",), _scatter,
-     lambda r: [(r.normal(5, 40), 1, r.integers(40, 5, 30), r.normal(5, 30), {"reduce": "add"})]),
-    (("scatter.value_reduce",), _scatter,
-     lambda r: [(r.normal(5, 40), 1, r.integers(40, 5, 30), 0.1, {"reduce": "multiply"})]),
+    (
+        ("scatter.reduce",),
+        _scatter,
+        lambda r: [(r.normal(5, 40), 1, r.integers(40, 5, 30), r.normal(5, 30), {"reduce": "add"})],
+    ),
+    (
+        ("scatter.value_reduce",),
+        _scatter,
+        lambda r: [(r.normal(5, 40), 1, r.integers(40, 5, 30), 0.1, {"reduce": "multiply"})],
+    ),
     (("index_put", "_unsafe_index_put", "_index_put_impl"), _index_put, _puts),
     (("index_reduce",), _index_reduce, _index_reduces),
     (("bincount",), _bincount, lambda r: [(r.integers(5, 90), r.normal(90))] if not r.half else []),
-):  # fmt: skip
+):
     register(Rule(tuple(f"aten.{n}" for n in _names), Nature.ROUNDS, _bound, source=_SOURCE, samples=given(_cases)))
 
 

@@ -77,7 +77,7 @@ def _linear(call: Call) -> Limit:
     _, error = _coordinates(call, align, _factors(call, 3, x.dim() - 2), 0.5)
     # the three-dimensional kernel rounds weights and partial sums to the format of the output
     between = call.gamma_out(12) if x.dim() == 5 else 0.0
-    limit = call.op(x.abs(), *call.args[1:], **call.kwargs).mul_(call.gamma(12) + between)
+    limit: Tensor = call.op(x.abs(), *call.args[1:], **call.kwargs).mul_(call.gamma(12) + between)
     moved = _spread(error)
     if bool(moved.any()):
         limit = limit + call.op(_range(x, 1), *call.args[1:], **call.kwargs) * moved
@@ -103,7 +103,8 @@ def _cubic(call: Call) -> Limit:
     _, error = _coordinates(call, align, _factors(call, 3, 2), 0.5)
 
     def resample(t: Tensor) -> Tensor:
-        return torch.ops.aten.upsample_bilinear2d(t, sizes, align, *_factors(call, 3, 2))
+        resized: Tensor = torch.ops.aten.upsample_bilinear2d(t, sizes, align, *_factors(call, 3, 2))
+        return resized
 
     limit = resample(_peak(x.abs(), 3)).mul_(2 * (call.gamma(40) + call.gamma_out(4)))
     return limit.add_(resample(_range(x, 3)) * (3 * _spread(error)))
@@ -114,10 +115,12 @@ def _antialiased(weights: float) -> Any:
         x, align = call.args[0], bool(call.args[2])
         _, error = _coordinates(call, align, _factors(call, 3, 2), 0.5)
         window = 4 * sum(max(1.0, i / o) + 1 for i, o in zip(x.shape[2:], call.args[1], strict=True))
-        size = x.abs().amax((2, 3), keepdim=True)
-        gap = x.amax((2, 3), keepdim=True) - x.amin((2, 3), keepdim=True)
+        size: Tensor = x.abs().amax((2, 3), keepdim=True)
+        gap: Tensor = x.amax((2, 3), keepdim=True) - x.amin((2, 3), keepdim=True)
         # weights are rounded to the format of the result in some kernels on short formats
-        return size * (weights * (call.gamma(2 * window + 20) + call.gamma_out(8))) + gap * (8 * weights * _spread(error))
+        return size * (weights * (call.gamma(2 * window + 20) + call.gamma_out(8))) + gap * (
+            8 * weights * _spread(error)
+        )
 
     return bound
 
@@ -138,7 +141,7 @@ def _grid(call: Call) -> Limit:
 
     gap = sample(_range(border, reach))
     if mode == 1:
-        unsure = (((at - 0.5) - (at - 0.5).round()).abs() <= error).any(-1)
+        unsure: Tensor = (((at - 0.5) - (at - 0.5).round()).abs() <= error).any(-1)
         return gap * unsure.unsqueeze(1)
     moved = error.sum(-1).unsqueeze(1)
     weights = 4.0 if mode == 2 else 1.0
@@ -148,7 +151,7 @@ def _grid(call: Call) -> Limit:
 
 def _affine(call: Call) -> Limit:
     theta, size = call.args[0], call.args[1]
-    rows = theta.abs().sum(-1)
+    rows: Tensor = theta.abs().sum(-1)
     return rows.reshape(rows.shape[0], *([1] * (len(size) - 2)), rows.shape[1]) * (call.gamma(8) + call.gamma_out(4))
 
 
@@ -196,17 +199,49 @@ def _grid_samples(dims: int) -> Any:
 
 
 for _dims, _mode in _MODES.items():
-    register(Rule((f"aten.upsample_{_mode}{_dims}d",), Nature.ROUNDS, _linear, source=_SOURCE,
-                  samples=_linear_samples(_dims)))  # fmt: skip
+    register(
+        Rule(
+            (f"aten.upsample_{_mode}{_dims}d",), Nature.ROUNDS, _linear, source=_SOURCE, samples=_linear_samples(_dims)
+        )
+    )
     for _name, _shift in (("upsample_nearest", 0.0), ("_upsample_nearest_exact", 0.5)):
-        register(Rule((f"aten.{_name}{_dims}d",), Nature.ROUNDS, _nearest(_shift), source=_SOURCE,
-                      samples=_nearest_samples(_dims), discrete=True))  # fmt: skip
+        register(
+            Rule(
+                (f"aten.{_name}{_dims}d",),
+                Nature.ROUNDS,
+                _nearest(_shift),
+                source=_SOURCE,
+                samples=_nearest_samples(_dims),
+                discrete=True,
+            )
+        )
 register(Rule(("aten.upsample_bicubic2d",), Nature.ROUNDS, _cubic, source=_SOURCE, samples=_linear_samples(2)))
-register(Rule(("aten._upsample_bilinear2d_aa",), Nature.ROUNDS, _antialiased(1.0), source=_SOURCE,
-              samples=_linear_samples(2, antialiased=True)))  # fmt: skip
-register(Rule(("aten._upsample_bicubic2d_aa", "aten._upsample_lanczos2d_aa"), Nature.ROUNDS, _antialiased(2.0),
-              source=_SOURCE, samples=_linear_samples(2, antialiased=True)))  # fmt: skip
+register(
+    Rule(
+        ("aten._upsample_bilinear2d_aa",),
+        Nature.ROUNDS,
+        _antialiased(1.0),
+        source=_SOURCE,
+        samples=_linear_samples(2, antialiased=True),
+    )
+)
+register(
+    Rule(
+        ("aten._upsample_bicubic2d_aa", "aten._upsample_lanczos2d_aa"),
+        Nature.ROUNDS,
+        _antialiased(2.0),
+        source=_SOURCE,
+        samples=_linear_samples(2, antialiased=True),
+    )
+)
 for _dims in (2, 3):
     register(Rule((f"aten.grid_sampler_{_dims}d",), Nature.ROUNDS, _grid, source=_SOURCE, samples=_grid_samples(_dims)))
-register(Rule(("aten.affine_grid_generator",), Nature.ROUNDS, _affine, source="Higham (2002), §3.1; |grid| <= 1",
-              samples=given(lambda r: [(r.normal(2, 2, 3), [2, 3, 5, 6], False)] if not r.half else [])))  # fmt: skip
+register(
+    Rule(
+        ("aten.affine_grid_generator",),
+        Nature.ROUNDS,
+        _affine,
+        source="Higham (2002), §3.1; |grid| <= 1",
+        samples=given(lambda r: [(r.normal(2, 2, 3), [2, 3, 5, 6], False)] if not r.half else []),
+    )
+)

@@ -40,9 +40,9 @@ def _positive(name: str, scale: int = 2) -> Any:
         # the pieces quadratic and linear meet where d = beta, and d - beta / 2 >= d / 2 beyond it
         width = float(call.arg(3, "beta" if name == "smooth_l1" else "delta", 1.0))
         gap = (call.args[0] - call.args[1]).abs()
-        loss = F.smooth_l1_loss if name == "smooth_l1" else F.huber_loss
-        key = "beta" if name == "smooth_l1" else "delta"
-        each = loss(gap, torch.zeros_like(gap), reduction="none", **{key: width})
+        each = torch.where(gap < width, 0.5 * gap.square(), width * (gap - 0.5 * width))
+        if name == "smooth_l1":
+            each = each / width if width else gap
         return _reduced(call, each, int(call.arg(2, "reduction", _MEAN)), 4 * scale)
 
     return bound

@@ -48,7 +48,17 @@ VIEWS: dict[str, Given] = {
 }
 
 #: Views of complex numbers, which the samples, being real, do not reach.
-COMPLEX_VIEWS = ("real", "imag", "view_as_real", "view_as_complex", "conj", "_conj", "_neg_view", "conj_physical", "_conj_physical")
+COMPLEX_VIEWS = (
+    "real",
+    "imag",
+    "view_as_real",
+    "view_as_complex",
+    "conj",
+    "_conj",
+    "_neg_view",
+    "conj_physical",
+    "_conj_physical",
+)
 
 COPIES: dict[str, Given] = {
     "alias_copy": lambda r: [_x(r)],
@@ -97,7 +107,7 @@ COPIES: dict[str, Given] = {
     "_unsafe_index": lambda r: [(_x(r), [None, r.integers(3, 7)])],
     "_unsafe_masked_index": lambda r: [(r.wild(5), r.mask(7), [r.integers(5, 7)], 0.0)],
     "_pack_padded_sequence": lambda r: [(r.wild(5, 3, 2), torch.tensor([5, 3, 1]), False)],
-    "max_unpool2d": lambda r: [(r.wild(1, 2, 2, 2), torch.tensor([0, 3, 8, 11]).expand(1, 2, 4).view(1, 2, 2, 2), [4, 4])],
+    "max_unpool2d": lambda r: [(r.wild(1, 1, 2, 2), torch.tensor([[[[0, 3], [8, 11]]]]), [4, 4])],
 }  # fmt: skip
 
 #: Moved, but with a number written beside, which is rounded to the format of the tensor: one rounding at most.

@@ -50,10 +50,7 @@ def _normalised(
         n *= x.shape[d]
     variance, mean = torch.var_mean(x, dims, correction=0, keepdim=True)
     square = variance + mean.square()
-    if one_pass:
-        error = square * (3 * call.gamma(n + 2))
-    else:
-        error = spread_error(call, variance, square, n)
+    error = square * (3 * call.gamma(n + 2)) if one_pass else spread_error(call, variance, square, n)
     spread = variance.add_(eps)
     rho = spread.rsqrt()
     stretch = _stretch(error, spread).add_(call.gamma(5) + call.scalar(eps) / max(eps, 1e-300))
@@ -87,13 +84,14 @@ def _group_norm(one_pass: bool) -> Callable[[Call], tuple[Limit, ...]]:
     return bound
 
 
-def _by_channel(t: Tensor | None, x: Tensor) -> Tensor | None:
-    return None if t is None else t.reshape(1, -1, *([1] * (x.dim() - 2)))
+def _by_channel(t: Tensor, x: Tensor) -> Tensor:
+    return t.reshape(1, -1, *([1] * (x.dim() - 2)))
 
 
 def _batch_statistics(call: Call, x: Tensor, gain: Any, shift: Any, eps: float, one_pass: bool) -> tuple[Limit, ...]:
     dims = [d for d in range(x.dim()) if d != 1]
-    limits = _normalised(call, x, dims, _by_channel(gain, x), _by_channel(shift, x), eps, one_pass, True)
+    gain, shift = (None if t is None else _by_channel(t, x) for t in (gain, shift))
+    limits = _normalised(call, x, dims, gain, shift, eps, one_pass, factors=True)
     return limits[0], limits[1].flatten(), limits[2].flatten()
 
 
@@ -104,7 +102,7 @@ def _running_statistics(call: Call, x: Tensor, gain: Any, shift: Any, mean: Tens
         scale = scale.mul_(gain.abs())
     limit = (x.abs() + _by_channel(mean.abs(), x)).mul_(_by_channel(scale, x)).mul_(call.gamma(8) + call.gamma_out(3))
     if shift is not None:
-        limit = limit.add_(_by_channel(shift.abs(), x) * call.gamma(3))  # type: ignore[operator]
+        limit = limit.add_(_by_channel(shift.abs(), x).mul_(call.gamma(3)))
     return limit
 
 
@@ -122,9 +120,12 @@ def _batch_norm(names: tuple[str, ...], one_pass: bool = False) -> Callable[[Cal
             y = _running_statistics(call, x, given_["weight"], given_["bias"], mean, var, eps)
             limits = (y, 0.0, call.gamma(6) * (var + eps).rsqrt())
         limits = tuple(
-            limit if i == 0 or out.numel() else 0.0 for i, (limit, out) in enumerate(zip(limits, call.out, strict=False))
+            limit if i == 0 or out.numel() else 0.0
+            for i, (limit, out) in enumerate(zip(limits, call.out, strict=False))
         )
-        return limits + tuple(_running(call, out, given_, limits[1]) for out in call.out[3:5]) + (0.0,) * len(call.out[5:])
+        return (
+            limits + tuple(_running(call, out, given_, limits[1]) for out in call.out[3:5]) + (0.0,) * len(call.out[5:])
+        )
 
     return bound
 
@@ -136,7 +137,7 @@ def _running(call: Call, new: Tensor, given_: dict[str, Any], mean_error: Limit)
     x = given_["input"]
     n = x.numel() / max(x.shape[1], 1)
     dims = [d for d in range(x.dim()) if d != 1]
-    size = x.abs().amax(dims) if new is call.out[3] else x.square().mean(dims)
+    size: Tensor = x.abs().amax(dims) if new is call.out[3] else x.square().mean(dims)
     return (size + new.abs()) * (call.gamma(2 * n + 8) + call.gamma_out(4))
 
 
@@ -211,8 +212,16 @@ _WELFORD = "the variance by Welford's or the two-pass method"
 _NO_STATS = ("input", "weight", "bias", "training", "momentum", "eps")
 _NO_TRAINING = ("input", "weight", "bias", "running_mean", "running_var", "momentum", "eps")
 
-register(Rule(("aten.native_layer_norm",), Nature.ROUNDS, _layer_norm, source=_SOURCE, samples=given(_layer_samples),
-              assumes=_WELFORD))  # fmt: skip
+register(
+    Rule(
+        ("aten.native_layer_norm",),
+        Nature.ROUNDS,
+        _layer_norm,
+        source=_SOURCE,
+        samples=given(_layer_samples),
+        assumes=_WELFORD,
+    )
+)
 register(
     Rule(
         ("aten.native_group_norm",),
@@ -269,8 +278,12 @@ register(
         Nature.ROUNDS,
         _batch_norm(_NO_TRAINING),
         source=_SOURCE,
-        samples=given(lambda r: [(x, gain, shift, r.normal(6), r.uniform(6, low=0.01, high=3), 0.1, 1e-5)
-                                 for x, gain, shift in _images(r)]),
+        samples=given(
+            lambda r: [
+                (x, gain, shift, r.normal(6), r.uniform(6, low=0.01, high=3), 0.1, 1e-5)
+                for x, gain, shift in _images(r)
+            ]
+        ),
     )
 )
 register(
@@ -282,8 +295,24 @@ register(
         assumes="the variance by any method: the libraries do not say which",
     )
 )
-register(Rule(("aten._fused_rms_norm",), Nature.ROUNDS, _fused_rms_norm, source="Higham (2002), §3.1",
-              wide=_fused_rms_norm_wide,
-              samples=given(lambda r: [(r.normal(3, 65), [65], r.normal(65), 1e-6), (r.wild(3, 9), [9], None, None)])))  # fmt: skip
-register(Rule(("aten._weight_norm_interface",), Nature.ROUNDS, _weight_norm, source="Higham (2002), §3.1",
-              samples=given(lambda r: [] if r.half else [(r.normal(5, 33), r.normal(5, 1), 0), (r.normal(5, 33), r.normal(1, 33), 1)])))  # fmt: skip
+register(
+    Rule(
+        ("aten._fused_rms_norm",),
+        Nature.ROUNDS,
+        _fused_rms_norm,
+        source="Higham (2002), §3.1",
+        wide=_fused_rms_norm_wide,
+        samples=given(lambda r: [(r.normal(3, 65), [65], r.normal(65), 1e-6), (r.wild(3, 9), [9], None, None)]),
+    )
+)
+register(
+    Rule(
+        ("aten._weight_norm_interface",),
+        Nature.ROUNDS,
+        _weight_norm,
+        source="Higham (2002), §3.1",
+        samples=given(
+            lambda r: [] if r.half else [(r.normal(5, 33), r.normal(5, 1), 0), (r.normal(5, 33), r.normal(1, 33), 1)]
+        ),
+    )
+)

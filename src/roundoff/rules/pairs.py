@@ -25,23 +25,25 @@ def _plain(call: Call) -> Limit:
 def _logaddexp(call: Call) -> Limit:
     """m + log(1 + exp(-|a - b|)): cancels where m is near minus the logarithm."""
     a, b, y = call.args[0], call.args[1], call.out[0]
-    m = torch.maximum(a, b)
+    m: Tensor = torch.maximum(a, b)
     rest = (y - m).abs()
-    gap = (a - b).abs()
-    return ((m.abs() + rest * (1 + gap)) * call.gamma(roundings("softplus"))).nan_to_num(0.0, posinf=0.0) + call.tiny
+    limit: Tensor = (m.abs() + rest * (1 + (a - b).abs())) * call.gamma(roundings("softplus"))
+    return limit.nan_to_num(0.0, posinf=0.0) + call.tiny
 
 
 def _xlogy(call: Call) -> Limit:
     x, y = call.args[0], call.args[1]
-    limit = call.out[0].abs() * (call.gamma(roundings("log") + roundings("log1p")) + call.gamma_out(2))
-    for error, slope in ((off(call, y), size(x) / size(y) if isinstance(y, Tensor) else size(x) / abs(y)),):
-        if isinstance(error, Tensor) or error:
-            limit = limit + error * slope
-    return limit + size(x) * call.tiny
+    limit: Limit = call.out[0].abs() * (call.gamma(roundings("log") + roundings("log1p")) + call.gamma_out(2))
+    error = off(call, y)
+    if isinstance(error, Tensor) or error:
+        limit = limit + error * size(x) / size(y)
+    limit = limit + size(x) * call.tiny
+    return limit
 
 
 def _polar(call: Call) -> Limit:
-    return call.args[0].abs() * call.gamma(roundings("cos"))
+    radius: Tensor = call.args[0].abs()
+    return radius * call.gamma(roundings("cos"))
 
 
 def _angle(call: Call) -> Limit:
@@ -80,9 +82,7 @@ for _names, _bound, _cases, _where in (
     (("sgn",), _sgn, lambda r: [r.wild(40)], _SOURCE),
     (("glu",), _glu, lambda r: [r.wild(3, 42, decades=1), (r.wild(4, 7), 0), r.strided(r.normal(2, 8) * 30)], _SELF),
 ):
-    register(
-        Rule(tuple(f"aten.{n}" for n in _names), Nature.ROUNDS, _bound, source=_where, samples=given(_cases))
-    )
+    register(Rule(tuple(f"aten.{n}" for n in _names), Nature.ROUNDS, _bound, source=_where, samples=given(_cases)))
 
 register(
     Rule(
@@ -94,5 +94,12 @@ register(
     )
 )
 register(Rule(("aten.complex",), Nature.EXACT, source="joins two numbers and computes none"))
-register(Rule(("aten.ldexp",), Nature.ROUNDS, lambda call: call.out[0].abs() * call.gamma(2) + call.tiny,
-              source="a power of two, and one product", samples=given(lambda r: [(r.normal(9), r.integers(5, 9))])))  # fmt: skip
+register(
+    Rule(
+        ("aten.ldexp",),
+        Nature.ROUNDS,
+        lambda call: call.out[0].abs() * call.gamma(2) + call.tiny,
+        source="a power of two, and one product",
+        samples=given(lambda r: [(r.normal(9), r.integers(5, 9))]),
+    )
+)

@@ -50,9 +50,7 @@ def _nan_to_num(
 ) -> Tensor:
     """The largest numbers that stand for infinities are those of the native format."""
     finfo = torch.finfo(native[0].dtype)
-    return torch.nan_to_num(
-        x, nan, finfo.max if posinf is None else posinf, finfo.min if neginf is None else neginf
-    )
+    return torch.nan_to_num(x, nan, finfo.max if posinf is None else posinf, finfo.min if neginf is None else neginf)
 
 
 def _x(r: Operands) -> list[Any]:
@@ -75,17 +73,61 @@ register(
         samples=given(lambda r: [(x, 0.1) for x in _x(r)]),
     )
 )
-register(Rule(("aten.threshold",), Nature.ROUNDS, _threshold, source=_SOURCE,
-              samples=given(lambda r: [(x, 0.1, 20.3) for x in _x(r)] + [(torch.tensor([0.1], dtype=r.dtype), 0.1, 5)])))  # fmt: skip
-register(Rule(("aten.hardshrink",), Nature.ROUNDS, _hardshrink, source=_SOURCE,
-              samples=given(lambda r: [(x, 0.1) for x in _x(r)] + [(torch.tensor([0.1, -0.1], dtype=r.dtype), 0.1)])))  # fmt: skip
-register(Rule(("aten.softshrink",), Nature.ROUNDS, _softshrink, source=_SOURCE,
-              samples=given(lambda r: [(x, 0.1) for x in _x(r)])))  # fmt: skip
-register(Rule(("aten.leaky_relu",), Nature.ROUNDS, _leaky, source="one product with a slope that is rounded once",
-              samples=given(lambda r: [(x, 0.01) for x in _x(r)])))  # fmt: skip
-register(Rule(("aten._prelu_kernel",), Nature.ROUNDS, source="one product",
-              samples=given(lambda r: [(r.wild(3, 4, 37), r.normal(1, 4, 1))])))  # fmt: skip
-register(Rule(("aten.nan_to_num",), Nature.ROUNDS, source=_SOURCE, wide=_nan_to_num,
-              samples=given(lambda r: [torch.tensor([inf, -inf, float("nan"), 1.5], dtype=r.dtype), r.line()])))  # fmt: skip
-register(Rule(("aten.frac",), Nature.EXACT, source="x - trunc(x) is a number of the format", discrete=True,
-              samples=given(_x)))  # fmt: skip
+register(
+    Rule(
+        ("aten.threshold",),
+        Nature.ROUNDS,
+        _threshold,
+        source=_SOURCE,
+        samples=given(lambda r: [(x, 0.1, 20.3) for x in _x(r)] + [(torch.tensor([0.1], dtype=r.dtype), 0.1, 5)]),
+    )
+)
+register(
+    Rule(
+        ("aten.hardshrink",),
+        Nature.ROUNDS,
+        _hardshrink,
+        source=_SOURCE,
+        samples=given(lambda r: [(x, 0.1) for x in _x(r)] + [(torch.tensor([0.1, -0.1], dtype=r.dtype), 0.1)]),
+    )
+)
+register(
+    Rule(
+        ("aten.softshrink",),
+        Nature.ROUNDS,
+        _softshrink,
+        source=_SOURCE,
+        samples=given(lambda r: [(x, 0.1) for x in _x(r)]),
+    )
+)
+register(
+    Rule(
+        ("aten.leaky_relu",),
+        Nature.ROUNDS,
+        _leaky,
+        source="one product with a slope that is rounded once",
+        samples=given(lambda r: [(x, 0.01) for x in _x(r)]),
+    )
+)
+register(
+    Rule(
+        ("aten._prelu_kernel",),
+        Nature.ROUNDS,
+        source="one product",
+        samples=given(lambda r: [(r.wild(3, 4, 37), r.normal(1, 4, 1))]),
+    )
+)
+register(
+    Rule(
+        ("aten.nan_to_num",),
+        Nature.ROUNDS,
+        source=_SOURCE,
+        wide=_nan_to_num,
+        samples=given(lambda r: [torch.tensor([inf, -inf, float("nan"), 1.5], dtype=r.dtype), r.line()]),
+    )
+)
+register(
+    Rule(
+        ("aten.frac",), Nature.EXACT, source="x - trunc(x) is a number of the format", discrete=True, samples=given(_x)
+    )
+)

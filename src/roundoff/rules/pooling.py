@@ -71,4 +71,6 @@ for _dims, _shape in {2: (2, 3, 9, 11), 3: (1, 2, 5, 6, 7)}.items():
     register(
         Rule((f"aten.avg_pool{_dims}d",), Nature.ROUNDS, _window, source=_SOURCE, samples=_avg(*_shape)),
     )
-    register(Rule((f"aten._adaptive_avg_pool{_dims}d",), Nature.ROUNDS, _adaptive, source=_SOURCE, samples=_ada(*_shape)))
+    register(
+        Rule((f"aten._adaptive_avg_pool{_dims}d",), Nature.ROUNDS, _adaptive, source=_SOURCE, samples=_ada(*_shape))
+    )

@@ -6,6 +6,7 @@ A sum of n numbers in any order is off by at most γ_n Σ|x| (Higham, Accuracy a
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import sqrt
 from typing import Any
 
 import torch
@@ -94,7 +95,7 @@ def _var(call: Call) -> Limit:
 
 
 def _std(call: Call) -> Limit:
-    variance, square, n, _, _ = _moments(call)
+    _, square, n, _, _ = _moments(call)
     return _root_error(call, square, n)
 
 
@@ -111,13 +112,13 @@ def _with_mean(call: Call, spread: Any) -> tuple[Limit, ...]:
 
 def _norm_of(call: Call, x: Tensor, p: float, n: float) -> Limit:
     """(Σ|x|^p)^(1/p): the sum is off by γ, the root divides that by p. Squares may underflow to zero."""
-    y = call.out[0]
+    y: Tensor = call.out[0]
     if p in (float("inf"), -float("inf"), 0.0):
         return y.abs() * call.gamma(2) if x.is_complex() else 0.0
     if p == 1:
         return y * call.gamma(n + 2)
     if p == 2:
-        return y * call.gamma(n / 2 + 3) + (n * call.tiny) ** 0.5
+        return y * call.gamma(n / 2 + 3) + sqrt(n * call.tiny)
     # powers a few ulp off, and exponents p and 1/p that are rounded: seen through the logarithms
     reach = y.log().abs().nan_to_num(posinf=0.0) + x.abs().amax().clamp_min(1e-30).log().abs()
     limit = y * (call.gamma(n / abs(p) + roundings("exp") + 12) + reach * call.gamma(4) * (abs(p) + 1 / abs(p)))
@@ -209,30 +210,72 @@ register(Rule(("aten.sum",), Nature.ROUNDS, _sum, source=_SUM, samples=given(_by
 register(Rule(("aten.nansum",), Nature.ROUNDS, _nansum, source=_SUM, samples=given(_by_rows)))
 register(
     Rule(
-        ("aten.mean",), Nature.ROUNDS, _mean, source=_SUM, samples=given(_by_rows),
+        ("aten.mean",),
+        Nature.ROUNDS,
+        _mean,
+        source=_SUM,
+        samples=given(_by_rows),
         assumes="the sum may be stored in the format of the result before it is divided",
-    )  # fmt: skip
+    )
 )
-register(Rule(("aten.prod",), Nature.ROUNDS, _prod, source="Higham (2002), §3.1", samples=given(_factors),
-              assumes="no partial product overflows"))  # fmt: skip
+register(
+    Rule(
+        ("aten.prod",),
+        Nature.ROUNDS,
+        _prod,
+        source="Higham (2002), §3.1",
+        samples=given(_factors),
+        assumes="no partial product overflows",
+    )
+)
 _CHAN = "Chan, Golub, LeVeque, Algorithms for computing the sample variance (1983): Welford's and the two-pass method"
 register(Rule(("aten.var",), Nature.ROUNDS, _var, source=_CHAN, samples=given(_spreads)))
 register(Rule(("aten.std",), Nature.ROUNDS, _std, source=_CHAN, samples=given(_spreads)))
-register(Rule(("aten.var_mean",), Nature.ROUNDS, lambda call: _with_mean(call, _var), source=_CHAN,
-              samples=given(_spreads)))  # fmt: skip
-register(Rule(("aten.std_mean",), Nature.ROUNDS, lambda call: _with_mean(call, _std), source=_CHAN,
-              samples=given(_spreads)))  # fmt: skip
+register(
+    Rule(("aten.var_mean",), Nature.ROUNDS, lambda call: _with_mean(call, _var), source=_CHAN, samples=given(_spreads))
+)
+register(
+    Rule(("aten.std_mean",), Nature.ROUNDS, lambda call: _with_mean(call, _std), source=_CHAN, samples=given(_spreads))
+)
 register(
     Rule(
-        ("aten.linalg_vector_norm",), Nature.ROUNDS, _vector_norm, source=_SUM + ", and the slope of the root",
-        samples=given(_norms), assumes="no power overflows",
-    )  # fmt: skip
+        ("aten.linalg_vector_norm",),
+        Nature.ROUNDS,
+        _vector_norm,
+        source=_SUM + ", and the slope of the root",
+        samples=given(_norms),
+        assumes="no power overflows",
+    )
 )
-register(Rule(("aten.norm",), Nature.ROUNDS, _norm, source=_SUM, assumes="no power overflows",
-              samples=given(lambda r: [(x, 2, [-1], True) for x in _data(r)])))  # fmt: skip
-register(Rule(("aten.dist",), Nature.ROUNDS, _dist, source=_SUM, assumes="no power overflows",
-              samples=given(lambda r: [(r.normal(40), r.normal(40), p) for p in (2, 1, float("inf"))])))  # fmt: skip
+register(
+    Rule(
+        ("aten.norm",),
+        Nature.ROUNDS,
+        _norm,
+        source=_SUM,
+        assumes="no power overflows",
+        samples=given(lambda r: [(x, 2, [-1], True) for x in _data(r)]),
+    )
+)
+register(
+    Rule(
+        ("aten.dist",),
+        Nature.ROUNDS,
+        _dist,
+        source=_SUM,
+        assumes="no power overflows",
+        samples=given(lambda r: [(r.normal(40), r.normal(40), p) for p in (2, 1, float("inf"))]),
+    )
+)
 register(Rule(("aten.cumsum",), Nature.ROUNDS, _cumsum, source=_SUM, samples=given(_along)))
-register(Rule(("aten.cumprod",), Nature.ROUNDS, _cumprod, source="Higham (2002), §3.1", samples=given(_factors),
-              assumes="no partial product overflows"))  # fmt: skip
+register(
+    Rule(
+        ("aten.cumprod",),
+        Nature.ROUNDS,
+        _cumprod,
+        source="Higham (2002), §3.1",
+        samples=given(_factors),
+        assumes="no partial product overflows",
+    )
+)
 register(Rule(("aten.trace",), Nature.ROUNDS, _trace, source=_SUM, samples=given(lambda r: [r.normal(9, 12)])))

@@ -89,7 +89,8 @@ DISCRETE: dict[str, Given] = {
 INTEGERS = (
     "bitwise_and", "bitwise_left_shift", "bitwise_not", "bitwise_or", "bitwise_right_shift", "bitwise_xor",
     "__and__", "__or__", "__xor__", "__lshift__", "__rshift__", "__iand__", "__ior__", "__ixor__",
-    "gcd", "lcm", "one_hot", "equal", "histc", "repeat_interleave", "is_nonzero", "item", "_local_scalar_dense", "sym_size", "sym_numel",
+    "gcd", "lcm", "one_hot", "equal", "histc", "repeat_interleave",
+    "is_nonzero", "item", "_local_scalar_dense", "sym_size", "sym_numel",
     "_assert_async", "_assert_scalar", "_assert_tensor_metadata", "_is_all_true", "_is_any_true", "is_same_size",
 )  # fmt: skip
 

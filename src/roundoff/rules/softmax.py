@@ -123,8 +123,7 @@ register(
         samples=given(lambda r: [(x, -1) for x in _logits(r)]),
     )
 )
-register(Rule(("aten._log_softmax",), Nature.ROUNDS, _log_softmax, source=_SOURCE,
-              samples=given(_rows)))  # fmt: skip
+register(Rule(("aten._log_softmax",), Nature.ROUNDS, _log_softmax, source=_SOURCE, samples=given(_rows)))
 register(Rule(("aten.logsumexp",), Nature.ROUNDS, _logsumexp, source=_SOURCE, samples=given(_kept)))
 register(
     Rule(
