@@ -88,13 +88,17 @@ class Around(nn.Module):
             if self.threads:
                 stack.callback(torch.set_num_threads, torch.get_num_threads())
                 torch.set_num_threads(self.threads)
-            args = tree_map(self._laid_out, args)
-            n = len(tree_leaves(args)[0])
-            size = {"whole": n, "each": 1, "halves": (n + 1) // 2}[self.batch]
-            if size == n:
-                return self.net(*args, **kwargs)
-            outs = [self.net(*tree_map(lambda x, i=i: x[i : i + size], args), **kwargs) for i in range(0, n, size)]
-            return tree_map(lambda *parts: torch.cat(parts), *outs)
+            out = self._batches(tree_map(self._laid_out, args), kwargs)
+        # Which results autocast leaves in bfloat16 depends on how they are written: the caller wants float32.
+        return tree_map(lambda x: x.float() if x.dtype == torch.bfloat16 else x, out) if self.autocast else out
+
+    def _batches(self, args: Any, kwargs: Any) -> Any:
+        n = len(tree_leaves(args)[0])
+        size = {"whole": n, "each": 1, "halves": (n + 1) // 2}[self.batch]
+        if size == n:
+            return self.net(*args, **kwargs)
+        parts = [tree_map(lambda x, i=i: x[i : i + size], args) for i in range(0, n, size)]
+        return tree_map(lambda *outs: torch.cat(outs), *[self.net(*part, **kwargs) for part in parts])
 
     def _laid_out(self, x: Tensor) -> Tensor:
         if self.layout == "channels last" and x.dim() == 4:

@@ -43,8 +43,13 @@ class Truth:
     noise: float
     native: float
 
+    @property
+    def above_floor(self) -> bool:
+        """Whether the float64 copies part by more than their rounding: 100 times what was seen, and 64 units of it."""
+        return self.real > max(100 * self.noise, 64 * 2.0**-53)
 
-_WIDE = {torch.complex64: torch.complex128}
+
+_WIDE = {torch.complex64: torch.complex128, torch.complex128: torch.complex128}
 
 
 def wide(thing: Any) -> Any:

@@ -136,18 +136,20 @@ class Conv(nn.Module):
         self.stride, self.dilation, self.groups, self.pads = stride, dilation, groups, pads
         kind: Any = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1]
         even = len(set(pads)) == 1
-        self.native = form == "conv" and even
+        self.native = form == "conv"
         if self.native:
-            layer = kind(c, n, size, stride=stride, padding=pads[0], dilation=dilation, groups=groups, bias=bias)
+            where = pads[0] if even else 0
+            layer = kind(c, n, size, stride=stride, padding=where, dilation=dilation, groups=groups, bias=bias)
+            self.pads = [] if even else pads
             self.layer = filled(layer, weight=w, bias=b)
         else:
             self.weight = nn.Parameter(w.clone())
             self.bias = nn.Parameter(b.clone()) if b is not None else None
 
     def forward(self, x: Tensor) -> Tensor:
+        x = F.pad(x, self.pads) if self.pads else x
         if self.native:
             return self.layer(x)
-        x = F.pad(x, self.pads)
         w, s, d = self.weight, self.stride, self.dilation
         convolve: Any = (F.conv1d, F.conv2d, F.conv3d)[self.dims - 1]
         if self.form == "groups" and self.groups > 1:
@@ -209,10 +211,10 @@ class ConvBN(nn.Module):
         self.bn, self.eps = bn, eps
         norm = filled(nn.BatchNorm2d(n, eps=eps), weight=gain, bias=shift, running_mean=mean, running_var=var)
         if bn == "folded":
-            self.conv = fuse_conv_bn_eval(self.conv.layer, norm)
+            self.conv.layer = fuse_conv_bn_eval(self.conv.layer, norm)
         elif bn == "folded64":
             double = fuse_conv_bn_eval(self.conv.layer.double(), norm.double())
-            self.conv = double.to(draw.dtype)  # computed in float64, rounded once
+            self.conv.layer = double.to(draw.dtype)  # computed in float64, rounded once
         else:
             self.norm = norm
 
