@@ -93,8 +93,15 @@ def _written(op: Any) -> tuple[tuple[int, str], ...]:
 
 
 @cache
+def _is_autocast(op: Any) -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), "AutocastCPU")
+
+
+@cache
 def _is_composite(op: Any) -> bool:
-    return torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), "CompositeImplicitAutograd")
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    # Views that keep track of their base stay whole: their results must come from below that bookkeeping.
+    return has(op.name(), "CompositeImplicitAutograd") and not has(op.name(), "ADInplaceOrView")
 
 
 class ListenerFailed(Exception):
@@ -125,21 +132,23 @@ def _autocast_state() -> Iterator[dict[str, bool]]:
         state[kind] = enabled
         switch(kind, enabled)
 
-    torch.set_autocast_enabled = noted
+    torch.set_autocast_enabled = noted  # type: ignore[assignment]
     try:
         yield state
     finally:
         torch.set_autocast_enabled = switch
 
 
-def _as_in_the_run(autocast: dict[str, bool]) -> Any:
-    """The dispatcher's state as it is where the user's code runs in inference_mode, instead of below a mode.
+def _as_in_the_run(autocast: dict[str, bool], *, views: bool) -> Any:
+    """The dispatcher's state as it is in the user's code, instead of below a mode: autocast acts on what is called inside.
 
-    Composite operators decide by it which kernels they call: a view of a parameter asks for a gradient or not, which
-    decides whether ``matmul`` folds; and autocast acts on what is called inside.
+    With ``views`` also views keep track of their base, as they do for composite operators: ``matmul`` folds or not by
+    whether a view of a parameter asks for a gradient.
     """
     keys = torch._C.DispatchKey
-    excluded = torch._C._dispatch_tls_local_exclude_set().remove(keys.ADInplaceOrView)
+    excluded = torch._C._dispatch_tls_local_exclude_set()
+    if views:
+        excluded = excluded.remove(keys.ADInplaceOrView)
     for kind, key in (("cpu", keys.AutocastCPU), ("cuda", keys.AutocastCUDA)):
         if autocast[kind]:
             excluded = excluded.remove(key)
@@ -164,16 +173,23 @@ class _Watch(TorchDispatchMode):
         kwargs = kwargs or {}
         if torch.is_inference_mode_enabled() and _is_composite(func):
             # inference_mode shows composite operators whole; opened, they run the same kernels and can be followed.
-            with self, _as_in_the_run(self.autocast):
+            with self, _as_in_the_run(self.autocast, views=True):
                 return func._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
         if self.failure is not None:
-            return func(*args, **kwargs)
+            return self._call(func, args, kwargs)
         step = Step(self.steps, func, args, kwargs, self.modules[-1], _user_frame())
         self.steps += 1
         self._tell("before", step)
-        out = func(*args, **kwargs)
+        out = self._call(func, args, kwargs)
         self._tell("after", step, out)
         return out if self.replace is None else self.replace(step, out)
+
+    def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        # Autocast has cast for the operators that it lists, and acts inside those that it does not.
+        if any(self.autocast.values()) and not _is_autocast(func):
+            with _as_in_the_run(self.autocast, views=False):
+                return func(*args, **kwargs)
+        return func(*args, **kwargs)
 
     def _tell(self, event: str, *what: Any) -> None:
         if self.failure is not None:
