@@ -1,0 +1,160 @@
+"""The command line: the commands. Only this package prints and exits.
+
+Exit codes: 0 the same (``identical`` or ``roundoff``), 1 ``different``, 2 usage or an error, 3 ``undecided``. An
+interrupt ends with 130, as shells have it (128 + SIGINT).
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext, redirect_stdout
+from pathlib import Path
+
+import torch
+import typer
+from rich.text import Text
+
+from roundoff.api import compare
+from roundoff.cli import options
+from roundoff.cli.console import check_writable, end, progress, show
+from roundoff.cli.coverage import cover
+from roundoff.cli.networks import check_inputs, load_network, mode
+from roundoff.errors import RoundoffError
+from roundoff.load import load_args, load_device, seed_all
+from roundoff.records import Verdict
+from roundoff.report.coverage import coverage_page, rules_page
+from roundoff.report.thread import answer_page
+from roundoff.thread import answer_thread
+
+EXIT = {Verdict.IDENTICAL: 0, Verdict.ROUNDOFF: 0, Verdict.DIFFERENT: 1, Verdict.UNDECIDED: 3}
+
+app = typer.Typer(
+    help="Two networks that should be the same give different numbers: is it round-off, or a bug?",
+    epilog="Exit codes: 0 the same, 1 different, 2 usage or an error, 3 undecided.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command("compare", cls=options.Command)
+def compare_command(
+    a: options.A,
+    b: options.B,
+    args: options.Specs = None,
+    match_weights: options.MatchWeights = False,
+    weights_a: options.WeightsA = None,
+    weights_b: options.WeightsB = None,
+    explain: options.Explain = False,
+    json: options.Json = None,
+    html: options.Html = None,
+    seed: options.Seed = 0,
+    device: options.Device = "cpu",
+    evaluate: options.Mode = None,
+    grad: options.Grad = False,
+    traceback: options.Traceback = False,
+) -> None:
+    """Are A and B the same function at this input, up to round-off?
+
+    Example: roundoff compare 'net.py:Model(256)' 'net.py:ModelConv(256)' --args float32[16,5,256] --match-weights
+    """
+
+    def work() -> int:
+        if explain:
+            raise RoundoffError("--explain is not in this release: it comes with the next. Leave it out.")
+        if html is not None:
+            raise RoundoffError("--html is not in this release: it comes with the next. --json writes the numbers.")
+        if json is not None and json != "-":
+            check_writable(Path(json))
+        with redirect_stdout(sys.stderr) if json == "-" else nullcontext(), progress() as tell:
+            where = load_device(device)
+            network_a = load_network(a, seed, where, weights_a, evaluate)
+            network_b = load_network(b, seed + 1, where, weights_b, evaluate)
+            inputs, keywords = load_args(args or [], seed + 2, where)
+            check_inputs("A", a, network_a, inputs, keywords)
+            check_inputs("B", b, network_b, inputs, keywords)
+            seed_all(seed)
+            with torch.set_grad_enabled(grad):
+                found = compare(network_a, network_b, inputs, keywords, match_weights=match_weights, progress=tell)
+        if json == "-":
+            print(found.to_json(), end="", flush=True)
+            return EXIT[found.verdict]
+        show(Text(f"A  {a}{mode(network_a)}\nB  {b}{mode(network_b)}\n", style="dim"), found)
+        if json is not None:
+            found.to_json(json)
+        return EXIT[found.verdict]
+
+    end(work, traceback)
+
+
+@app.command("thread")
+def thread_command(device: options.Device = "cpu", traceback: options.Traceback = False) -> None:
+    """The question roundoff started from, run and answered: 1x1 convolutions instead of linear layers."""
+
+    def work() -> int:
+        with progress() as tell:
+            answer = answer_thread(load_device(device), tell)
+        show(answer_page(answer))
+        return 0
+
+    end(work, traceback)
+
+
+@app.command("rules", cls=options.Command)
+def rules_command(
+    a: options.MaybeA = None,
+    args: options.Specs = None,
+    seed: options.Seed = 0,
+    device: options.Device = "cpu",
+    evaluate: options.Mode = None,
+    grad: options.Grad = False,
+    traceback: options.Traceback = False,
+) -> None:
+    """Which operators have a rule for their error; with a network A, which of its steps are not covered."""
+
+    def work() -> int:
+        if a is None:
+            show(rules_page())
+            return 0
+        with progress():
+            where = load_device(device)
+            network = load_network(a, seed, where, None, evaluate)
+            inputs, keywords = load_args(args or [], seed + 2, where)
+            check_inputs("A", a, network, inputs, keywords)
+            seed_all(seed)
+            with torch.set_grad_enabled(grad):
+                coverage = cover(network, inputs, keywords)
+        show(coverage_page(a, coverage))
+        return 0
+
+    end(work, traceback)
+
+
+_ANYTHING = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+@app.command("convert", context_settings=_ANYTHING)
+def convert_command() -> None:
+    """Rewrite a network between its forms (in a later release)."""
+    end(lambda: _later("convert"))
+
+
+@app.command("order", context_settings=_ANYTHING)
+def order_command() -> None:
+    """In which order does a kernel add? (in a later release)"""
+    end(lambda: _later("order"))
+
+
+@app.command("bench", context_settings=_ANYTHING)
+def bench_command() -> None:
+    """Which form is fastest here? (in a later release)"""
+    end(lambda: _later("bench"))
+
+
+def _later(command: str) -> int:
+    raise RoundoffError(f"roundoff {command} comes in a later release. Now there are compare, thread and rules.")
+
+
+def main() -> None:
+    """The entry point of ``roundoff``."""
+    app(prog_name="roundoff")

@@ -1,0 +1,5 @@
+"""``python -m roundoff.cli`` is ``roundoff``."""
+
+from roundoff.cli import main
+
+main()

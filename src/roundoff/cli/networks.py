@@ -1,0 +1,55 @@
+"""The networks and inputs that a command was given."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
+
+from roundoff.errors import RoundoffError
+from roundoff.load import load_target, load_weights
+
+
+def load_network(text: str, seed: int, device: torch.device, weights: Path | None, evaluate: bool | None) -> Any:
+    """The network that ``text`` names, with its weights, on its device and in its mode."""
+    network = load_target(text, seed)
+    if weights is not None:
+        load_weights(network, weights)
+    if isinstance(network, nn.Module):
+        network.to(device)
+        if evaluate is not None:
+            network.train(not evaluate)
+    return network
+
+
+def mode(network: Any) -> str:
+    """In which mode a module is, and what that changes in it."""
+    if not isinstance(network, nn.Module):
+        return ""
+    if not network.training:
+        return "  (evaluation mode)"
+    kinds = {type(m).__name__ for m in network.modules() if isinstance(m, (_DropoutNd, _NormBase)) and m.training}
+    acts = f", in which {' and '.join(sorted(kinds))} differ; --eval for evaluation mode" if kinds else ""
+    return f"  (training mode{acts})"
+
+
+def check_inputs(name: str, text: str, network: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Say that inputs are missing or too many before the network says it in its own words."""
+    try:
+        signature = inspect.signature(network.forward if isinstance(network, nn.Module) else network)
+    except (TypeError, ValueError):  # some built-in functions have none
+        return
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        takes = signature.replace(return_annotation=signature.empty)
+        given = ", ".join([f"{len(args)} by position", *(f"{keyword}=" for keyword in kwargs)])
+        raise RoundoffError(
+            f"{name}, {text}, takes the inputs {takes}, but --args gave {given if args or kwargs else 'none'}: {error}. "
+            "Give one --args for each, as in --args float32[16,5,256] or --args name=int64[2,16]:0..30522."
+        ) from None
