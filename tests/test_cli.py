@@ -32,8 +32,9 @@ class Model(nn.Module):
         self.act, self.swapped = nn.ELU(), swapped
 
     def forward(self, x):
-        h = self.act(self.first(x))
-        return self.second(h) if not self.swapped else self.act(self.second(h))
+        h = self.first(x)
+        h = self.act(h) if not self.swapped else torch.relu(h)
+        return self.second(h)
 
 
 class ModelConv(nn.Module):
@@ -149,6 +150,7 @@ def test_a_mistake_is_found_and_placed() -> None:
     assert result.exit_code == 1
     assert "different-mathematics" in text(result)
     assert "net.py:16" in text(result)  # the line with the mistake
+    assert "aten.elu.default" in text(result) and "aten.relu.default" in text(result)
 
 
 def test_different_exits_with_1() -> None:
