@@ -135,8 +135,8 @@ def _lerp(call: Call) -> Limit:
     start, end, w = call.args[0], call.args[1], call.args[2]
     gap: Tensor = (end - start).abs()
     if not isinstance(w, Tensor):
-        share = float(abs(w) if abs(w) < 0.5 else abs(1 - w))
-        return gap * (share * call.gamma_out(4) + call.scalar(w))
+        step = float(abs(w) if abs(w) < 0.5 else abs(1 - w))
+        return gap * (step * call.gamma_out(4) + call.scalar(w))
     share = torch.where(w.abs() < 0.5, w.abs(), (1 - w).abs())
     return gap * share * call.gamma_out(4) + gap * off(call, w)
 

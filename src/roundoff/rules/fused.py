@@ -87,7 +87,8 @@ def _encoder_layer(call: Call) -> tuple[Limit, ...]:
         return attention(x, x, x, a["num_heads"], weights, a["mask"], a["mask_type"])[0]
 
     def norm(x: Tensor, which: int) -> Tensor:
-        return F.layer_norm(x, width, a[f"norm_weight_{which}"], a[f"norm_bias_{which}"], a["eps"])
+        normed: Tensor = F.layer_norm(x, width, a[f"norm_weight_{which}"], a[f"norm_bias_{which}"], a["eps"])
+        return normed
 
     def feed(x: Tensor) -> Tensor:
         hidden = F.linear(x, a["ffn_weight_1"], a["ffn_bias_1"])
@@ -95,7 +96,7 @@ def _encoder_layer(call: Call) -> tuple[Limit, ...]:
         return F.linear(hidden, a["ffn_weight_2"], a["ffn_bias_2"])
 
     def program() -> Tensor:
-        x = a["src"]
+        x: Tensor = a["src"]
         if a["norm_first"]:
             x = x + attend(norm(x, 1))
             return x + feed(norm(x, 2))

@@ -116,7 +116,7 @@ class _Shaken(TorchDispatchMode):
     """Moves the result of each primitive by its rule's bound, with random signs."""
 
     def __init__(self, call: Call, generator: torch.Generator) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.call = call
         self.generator = generator
         self.depth = 0
@@ -143,7 +143,8 @@ class _Shaken(TorchDispatchMode):
 
     def _move(self, y: Tensor, limit: Limit) -> None:
         signs = torch.randint(2, y.shape, generator=self.generator).to(y.device).mul_(2).sub_(1)
-        y.add_((y.abs() * max(self.call.u, self.call.u_out) + limit) * signs)
+        size = y.abs() * max(self.call.u, self.call.u_out) + limit
+        y.add_(torch.where(y.isfinite(), size * signs, 0.0))
 
     def _open(self, func: Any, args: Any, kwargs: Any) -> Any:
         program = decomposition_table.get(func) or (func.decompose if _is_composite(func) else None)

@@ -75,7 +75,7 @@ class Noise:
         return signs
 
     def gates(self, gates: Tensor, t: int, h: Tensor) -> Tensor:
-        size = self.own[t] + vector_norm(h, dim=-1).unsqueeze(-1) * self.rows
+        size: Tensor = self.own[t] + vector_norm(h, dim=-1).unsqueeze(-1) * self.rows
         return gates + self._signs(gates) * size * self.relative
 
     def state(self, x: Tensor) -> Tensor:
@@ -158,8 +158,13 @@ def _gru_cell(call: Call) -> tuple[Limit, ...]:
 def _layers(r: Operands) -> Iterable[Any]:
     if r.dtype == torch.float16:
         return
-    for steps, batch, width, hidden, bias, reverse in ((5, 2, 8, 4, True, False), (30, 3, 40, 33, True, True),
-                                                       (4, 2, 8, 4, False, False), (100, 1, 5, 64, True, False)):  # fmt: skip
+    shapes = (
+        (5, 2, 8, 4, True, False),
+        (30, 3, 40, 33, True, True),
+        (4, 2, 8, 4, False, False),
+        (100, 1, 5, 64, True, False),
+    )
+    for steps, batch, width, hidden, bias, reverse in shapes:
         w, v = r.normal(4 * hidden, width, scale=hidden**-0.5), r.normal(4 * hidden, hidden, scale=hidden**-0.5)
         b = (r.normal(4 * hidden, scale=0.1), r.normal(4 * hidden, scale=0.1)) if bias else (w, v)
         start = r.normal(batch, hidden), r.normal(batch, hidden)
