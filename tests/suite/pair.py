@@ -109,12 +109,16 @@ def same_bits(left: list[Tensor], right: list[Tensor]) -> bool:
 
 
 def measure(pair: Pair) -> Truth:
-    """What is true of a pair. The float64 copies know nothing of a planted kernel, which is wrong in float32 only."""
+    """What is true of a pair."""
     with pair.context():
         a, b = outputs(pair.a, pair), outputs(pair.b, pair)
-    if pair.native:
-        real = noise = 0.0
-    else:
+    return truth_of(pair, a, b)
+
+
+def truth_of(pair: Pair, a: list[Tensor], b: list[Tensor]) -> Truth:
+    """The same from native outputs. The float64 copies know nothing of a planted kernel: it is wrong in float32 only."""
+    real = noise = 0.0
+    if not pair.native:
         wide_a, wide_b = wide_outputs(pair.a, pair), wide_outputs(pair.b, pair)
         real = distance(wide_a, wide_b)
         noise = distance(wide_a, wide_outputs(pair.clean, pair)) if pair.clean else 0.0
