@@ -9,7 +9,7 @@ from roundoff.formats import UNIT_ROUNDOFF, widen
 from roundoff.judge.case import Case
 from roundoff.judge.difference import FLOOR, real_difference
 from roundoff.judge.folds import Fold, NormLog, find_folds
-from roundoff.judge.parameters import Matching, match
+from roundoff.judge.parameters import Changed, Matching, match
 from roundoff.judge.settle import Settled, State, settle
 from roundoff.records import Kind, Verdict
 from roundoff.replay.run import Ran, Side, run_wide
@@ -25,23 +25,27 @@ def weigh_constants(case: Case, settled: Settled) -> tuple[Verdict | None, str, 
     if matching.complete:
         return None
     names = _names(case.a) | _names(case.b)
-    if matching.nearly:
-        for pair in matching.nearly:
-            who = _name(pair.a, names, "A") + " and " + _name(pair.b, names, "B")
-            case.find(
-                Kind.WEIGHTS_DIFFER,
-                who,
-                f"{pair.count} of {pair.a.numel()} elements differ, by up to {pair.largest_abs:.3g} at {list(pair.index)}.",
-            )
-        return (
-            Verdict.DIFFERENT,
-            f"Not the same parameters: {case.findings[-1].where} differ in a few elements.",
-            settled,
-        )
+    if matching.few is not None:
+        return Verdict.DIFFERENT, _a_few_changed(case, matching.few, names), settled
     folded = _refolded(case, matching, names)
     if folded is not None:
         return folded
     return _reround(case, settled, matching, names)
+
+
+def _a_few_changed(case: Case, few: tuple[tuple[Changed, ...], tuple[Changed, ...]], names: dict[int, str]) -> str:
+    """Name the elements that one side has and the other does not."""
+    texts = []
+    for side, changed in zip("AB", few, strict=True):
+        for c in changed[:4]:
+            where = _name(c.constant, names, side)
+            text = (
+                f"{c.count} of {c.constant.numel()} elements are not among the other side's parameters: "
+                f"{c.value:.9g} at {list(c.index)}, where the nearest is {c.nearest - c.value:.3g} away."
+            )
+            case.find(Kind.WEIGHTS_DIFFER, where, text)
+            texts.append(f"{where}: {text}")
+    return f"Not the same parameters. {texts[0]}"
 
 
 def _refolded(case: Case, matching: Matching, names: dict[int, str]) -> tuple[Verdict | None, str, Settled] | None:

@@ -1,12 +1,13 @@
 """Are the parameters of the two networks the same numbers?
 
 What counts are the constants that a run used: floating-point tensors that no step made and that are not the input. They
-are the same numbers when they agree as multisets, so reshaping, transposing, splitting, stacking and reordering
-change nothing, and then nothing is allowed for them.
+are the same when each holds only numbers that the other side has too: reshaping, transposing, splitting, stacking,
+tying and reordering change nothing, and then nothing is allowed for them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,101 +17,93 @@ from roundoff.formats import widen
 
 
 @dataclass(frozen=True)
-class Nearly:
-    """A pair of constants that agree in most elements."""
+class Changed:
+    """A constant that holds a few numbers which the other side does not have."""
 
-    a: Tensor
-    b: Tensor
+    constant: Tensor
     count: int
-    largest_abs: float
-    index: tuple[int, ...]
+    value: float  # the first of these numbers
+    index: tuple[int, ...]  # where it is
+    nearest: float  # the number of the other side that is nearest to it
 
 
 @dataclass(frozen=True)
 class Matching:
-    """The constants of both sides, matched as numbers. ``a`` and ``b`` are those left unmatched."""
+    """The constants of each side that hold numbers which the other side does not have."""
 
     a: tuple[Tensor, ...]
     b: tuple[Tensor, ...]
-    nearly: tuple[Nearly, ...]
+    #: The same, one by one, where it is a few elements of each: then they were changed, not folded.
+    few: tuple[tuple[Changed, ...], tuple[Changed, ...]] | None
 
     @property
     def complete(self) -> bool:
         """True when the two sides use the same numbers."""
-        return not self.a and not self.b and not self.nearly
+        return not self.a and not self.b
 
 
-def match(met_a: list[Tensor], met_b: list[Tensor]) -> Matching:
-    """Match the constants of two runs: first tensor by tensor, then what is left as one multiset of numbers."""
-    left_a, left_b = _without_equals(met_a, met_b)
-    if left_a and left_b and _multiset(left_a).equal(_multiset(left_b)):
-        return Matching((), (), ())
-    left_a, left_b = [x for x in left_a if not _trivial(x)], [x for x in left_b if not _trivial(x)]
-    nearly: list[Nearly] = []
-    for x in list(left_a):
-        for y in left_b:
-            found = _nearly(x, y)
-            if found is not None:
-                nearly.append(found)
-                left_a = [z for z in left_a if z is not x]
-                left_b = [z for z in left_b if z is not y]
-                break
-    return Matching(tuple(left_a), tuple(left_b), tuple(nearly))
+def match(met_a: Sequence[Tensor], met_b: Sequence[Tensor]) -> Matching:
+    """Match the constants of two runs as numbers.
+
+    >>> w = torch.randn(3, 4)
+    >>> match([w], [w.t().clone(), w[0].clone()]).complete
+    True
+    >>> v = w.clone(); v[1, 2] += 1
+    >>> [changed.index for side in match([w], [v]).few for changed in side]
+    [(1, 2), (1, 2)]
+    """
+    if _equal(met_a, met_b):
+        return Matching((), (), None)
+    numbers_a, numbers_b = _numbers(met_a), _numbers(met_b)
+    of_a = [x for x in met_a if not _trivial(x) and not bool(_known(x, numbers_b).all())]
+    of_b = [x for x in met_b if not _trivial(x) and not bool(_known(x, numbers_a).all())]
+    few_a = [_changed(x, numbers_b) for x in of_a]
+    few_b = [_changed(x, numbers_a) for x in of_b]
+    few = None
+    if all(c is not None for c in few_a + few_b):
+        few = tuple(c for c in few_a if c is not None), tuple(c for c in few_b if c is not None)
+    return Matching(tuple(of_a), tuple(of_b), few)
 
 
-def _without_equals(a: list[Tensor], b: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """The tensors that are left when each is paired with one of the other side that holds the same numbers."""
-    waiting: dict[tuple[int, float], list[int]] = {}
-    keys_b = [_key(x) for x in b]
-    for i, key in enumerate(keys_b):
-        waiting.setdefault(key, []).append(i)
-    taken: set[int] = set()
-    left_a: list[Tensor] = []
-    for x in a:
-        candidates = waiting.get(_key(x), [])
-        partner = next((i for i in candidates if _multiset([x]).equal(_multiset([b[i]]))), None)
-        if partner is None:
-            left_a.append(x)
-        else:
-            candidates.remove(partner)
-            taken.add(partner)
-    return left_a, [x for i, x in enumerate(b) if i not in taken]
+def _equal(a: Sequence[Tensor], b: Sequence[Tensor]) -> bool:
+    return len(a) == len(b) and all(
+        x.shape == y.shape and x.dtype == y.dtype and x.device == y.device and torch.equal(x, y)
+        for x, y in zip(a, b, strict=True)
+    )
 
 
-def _key(x: Tensor) -> tuple[int, float]:
-    # The largest and smallest values do not depend on the order, as a sum would.
-    wide = widen(x)
-    if wide.is_complex():
-        wide = torch.view_as_real(wide.resolve_conj())
-    if wide.numel() == 0:
-        return 0, 0.0
-    return wide.numel(), float(wide.max()) * 3 + float(wide.min())
+def _flat(x: Tensor) -> Tensor:
+    wide = widen(x).resolve_conj().cpu()
+    return (torch.view_as_real(wide) if wide.is_complex() else wide).flatten()
 
 
-def _multiset(tensors: list[Tensor]) -> Tensor:
-    flat = [widen(x).resolve_conj() for x in tensors]
-    flat = [torch.view_as_real(x) if x.is_complex() else x for x in flat]
-    return torch.cat([x.flatten().cpu() for x in flat]).sort().values
+def _numbers(constants: Sequence[Tensor]) -> Tensor:
+    """All numbers of the constants, sorted; with an infinity at the end so that a search always finds one."""
+    parts = [_flat(x) for x in constants] + [torch.tensor([float("inf")], dtype=torch.float64)]
+    return torch.cat(parts).sort().values
+
+
+def _known(x: Tensor, numbers: Tensor) -> Tensor:
+    """Which elements of ``x`` are among ``numbers``, flat."""
+    flat = _flat(x)
+    at = torch.searchsorted(numbers, flat).clamp_max(numbers.numel() - 1)
+    return (numbers[at] == flat) | flat.isnan()
 
 
 def _trivial(x: Tensor) -> bool:
-    """Only zeros and ones: a missing bias of zeros or a scale of ones changes nothing that a real change would not show."""
+    """Only zeros and ones: a bias of zeros or a scale of ones that is missing on one side changes nothing."""
     return bool(((x == 0) | (x == 1)).all())
 
 
-def _nearly(x: Tensor, y: Tensor) -> Nearly | None:
-    if x.numel() != y.numel() or x.numel() < 2 or x.is_complex() or y.is_complex():
+def _changed(x: Tensor, numbers: Tensor) -> Changed | None:
+    """The unknown elements of ``x`` where they are few: one, or a tenth of them."""
+    unknown = ~_known(x, numbers)
+    count = int(unknown.sum())
+    if count > max(1, x.numel() // 10) or x.is_complex():
         return None
-    wide_x = widen(x).flatten()
-    shapes = [widen(y)]
-    if y.dim() >= 2:
-        shapes.append(widen(y).squeeze().mT if y.squeeze().dim() == 2 else widen(y).transpose(0, 1))
-    for candidate in shapes:
-        flat = candidate.reshape(-1).to(wide_x.device)
-        different = flat != wide_x
-        count = int(different.sum())
-        if 0 < count <= max(1, x.numel() // 10):
-            gap = (flat - wide_x).abs()
-            at = torch.unravel_index(gap.argmax(), x.shape)
-            return Nearly(x, y, count, float(gap.max()), tuple(int(i) for i in at))
-    return None
+    at = int(unknown.nonzero()[0])
+    value = float(_flat(x)[at])
+    near = numbers[numbers.isfinite()]
+    nearest = float(near[(near - value).abs().argmin()]) if near.numel() else 0.0
+    index = torch.unravel_index(torch.tensor(at), x.shape)
+    return Changed(x, count, value, tuple(int(i) for i in index), nearest)

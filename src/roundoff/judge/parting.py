@@ -45,14 +45,19 @@ def find_parting(case: Case) -> None:
     last_a = _last_matched(marks_a, marks_b)
     last_b = _last_matched(marks_b, marks_a)
     first_a, first_b = _after(marks_a, last_a), _after(marks_b, last_b)
-    if first_a is None or first_b is None:
-        return
     since = f"after {marks_a[last_a].op} ({marks_a[last_a].where})" if last_a >= 0 else "from the first step on"
+    places = [f"{side}: {first.where}" for side, first in (("A", first_a), ("B", first_b)) if first is not None]
+    if not places:
+        return
     case.find(
         Kind.DIFFERENT_MATHEMATICS,
-        f"A: {first_a.where}; B: {first_b.where}",
-        f"The networks part {since}: A goes on with {first_a.op}, B with {first_b.op}.",
+        "; ".join(places),
+        f"The networks part {since}: A {_goes_on(first_a)}, B {_goes_on(first_b)}.",
     )
+
+
+def _goes_on(mark: Mark | None) -> str:
+    return f"goes on with {mark.op}" if mark is not None else "ends there"
 
 
 def _after(marks: list[Mark], last: int) -> Mark | None:
