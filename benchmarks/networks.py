@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -56,7 +57,7 @@ class ChannelsLast(nn.Module):
 
 
 def _mlp(widths: list[int], activation: nn.Module, batch: int, samples: int) -> Pair:
-    layers = [nn.Linear(i, o) for i, o in zip(widths[:-1], widths[1:], strict=True)]
+    layers = [nn.Linear(i, o) for i, o in pairwise(widths)]
     a, b = Mlp([*layers], activation), Mlp([Pointwise(layer) for layer in layers], activation)
     return a, b, torch.randn(batch, samples, widths[0])
 
@@ -202,7 +203,7 @@ def depthwise() -> Pair:
 
     a, b = build(False), build(True)
     b.load_state_dict(a.state_dict())
-    return a, b, torch.randn(16, 3, 192, 192)
+    return a, b, torch.randn(8, 3, 160, 160)
 
 
 class Cells(nn.Module):

@@ -1,0 +1,269 @@
+"""What does ``roundoff.compare`` cost over the native runs of the two networks?
+
+    python benchmarks/cost.py                        # every network, about three minutes on two cores
+    python benchmarks/cost.py transformer forum      # these two
+    python benchmarks/cost.py --profile transformer  # where the time of one comparison goes
+    python benchmarks/cost.py --busy                 # one thread and processor time, where others compute as well
+
+Time. In each round three things are timed one after the other: A and B as they are; A and B in float64, by the same
+modules in ``.double()`` on the input in float64; and ``compare(a, b, x)``. Each round gives two ratios over its own
+native time, R for float64 and one for the comparison, and the median over the rounds is shown: load on the machine that
+lasts longer than a round cancels. ± is half the distance of the quartiles. The goal is 2 + 1.3 R: each network runs
+natively twice (watched, and once more to see that it repeats), and once in float64, with three tenths of that for
+everything else. "float64" is the share of the comparison that running the same operators in float64 takes by itself, R
+over the ratio; it can pass 100 % where the wide run has a better way than PyTorch's own float64 kernel.
+
+Memory. PyTorch's profiler reports each allocation and release of tensors and of most workspaces, so peaks are exact and
+repeatable, and say nothing of the Python interpreter. The goal is 1.2 times the sum of: the peak of the native run and
+that of the float64 run (what is alive at once in both, with the workspaces of the kernels; of A or of B, whichever is
+larger), one copy of the parameters in their own format, and the operands and results of the widest step in float64.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import cProfile
+import os
+import pstats
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from networks import NETWORKS, Pair, make
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import roundoff
+
+AT_LEAST = 0.03  # seconds that a timed block lasts, by repetition, so that small networks are measured as well
+Clock = Callable[[], float]
+_SOURCE = str(Path(roundoff.__file__).parent)
+
+
+@dataclass(frozen=True)
+class Time:
+    """Medians over the rounds; ``native`` in seconds, the others relative to it."""
+
+    native: float
+    float64: float
+    compare: float
+    spread: float  # of the ratio: half the distance of its quartiles
+    rounds: int
+
+    @property
+    def goal(self) -> float:
+        return 2 + 1.3 * self.float64
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes above what was allocated before the run."""
+
+    compare: int
+    activations: int
+    parameters: int
+    widest: int
+
+    @property
+    def goal(self) -> float:
+        return 1.2 * (self.activations + self.parameters + self.widest)
+
+
+# -- time ---------------------------------------------------------------------------------------------------------------
+
+
+def _block(run: Callable[[], Any], clock: Clock) -> Callable[[], float]:
+    """A function that times ``run``, repeated to last long enough, in seconds a run."""
+    run()
+    start = clock()
+    run()
+    count = max(1, round(AT_LEAST / max(clock() - start, 1e-6)))
+
+    def timed() -> float:
+        begin = clock()
+        for _ in range(count):
+            run()
+        return (clock() - begin) / count
+
+    return timed
+
+
+def measure_time(pair: Pair, seconds: float, clock: Clock) -> Time:
+    """Rounds for about ``seconds``, and three at least."""
+    a, b, x = pair
+    wide = [copy.deepcopy(model).double() for model in (a, b)]
+    x_wide = x.double()
+    native = _block(lambda: (a(x), b(x)), clock)
+    float64 = _block(lambda: [model(x_wide) for model in wide], clock)
+    compared = _block(lambda: roundoff.compare(a, b, x), clock)
+    natives, wides, ratios = [], [], []
+    end = time.perf_counter() + seconds
+    while len(natives) < 3 or time.perf_counter() < end:
+        before = native()
+        w, c = float64(), compared()
+        n = (before + native()) / 2  # on both sides of what is held against it
+        natives.append(n)
+        wides.append(w / n)
+        ratios.append(c / n)
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return Time(statistics.median(natives), statistics.median(wides), middle, (high - low) / 2, len(natives))
+
+
+# -- memory -------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Without what the profiler's library writes to the error stream by itself."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def peak(run: Callable[[], Any]) -> int:
+    """The most bytes that ``run`` had allocated at once, over those at its start."""
+    with _silence(), profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
+        run()
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    now = highest = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        now += event.nbytes()
+        highest = max(highest, now)
+    return highest
+
+
+class Widest(TorchDispatchMode):
+    """Keeps the most elements that one operation had as operands and results; a view counts as what it shows."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        leaves = torch.utils._pytree.tree_leaves((args, kwargs, out))
+        self.elements = max(self.elements, sum(leaf.numel() for leaf in leaves if isinstance(leaf, Tensor)))
+        return out
+
+
+def _size(model: nn.Module) -> int:
+    return sum(x.numel() * x.element_size() for x in (*model.parameters(), *model.buffers()))
+
+
+def measure_memory(pair: Pair) -> Memory:
+    a, b, x = pair
+    activations = widest = 0
+    for model in (a, b):
+        model(x)  # what kernels keep between calls is kept now
+        wide, x_wide = copy.deepcopy(model).double(), x.double()
+        activations = max(activations, peak(lambda: model(x)) + peak(lambda: wide(x_wide)))  # noqa: B023
+        with Widest() as mode:  # type: ignore[no-untyped-call]
+            model(x)
+        widest = max(widest, 8 * mode.elements)
+    return Memory(peak(lambda: roundoff.compare(a, b, x)), activations, max(_size(a), _size(b)), widest)
+
+
+# -- what is printed ----------------------------------------------------------------------------------------------------
+
+
+Row = tuple[str, Pair, str, Time, Memory]
+
+
+def time_table(rows: list[Row]) -> Table:
+    columns = ("verdict", "native", "R", "goal", "compare", "±", "float64", "met")
+    shown = _table("Time of compare(a, b, x), over the native runs of A and B", columns)
+    for name, _, verdict, t, _ in rows:
+        numbers = (f"{t.float64:.2f}", f"{t.goal:.1f}", f"{t.compare:.1f}", f"{t.spread:.1f}")
+        share = f"{t.float64 / t.compare:.0%}"
+        shown.add_row(name, verdict, f"{t.native * 1e3:.3g} ms", *numbers, share, _met(t.compare <= t.goal))
+    return shown
+
+
+def memory_table(rows: list[Row]) -> Table:
+    columns = ("parameters", "activations", "widest step", "goal", "compare", "met")
+    shown = _table("Memory of compare(a, b, x), peak in MB", columns)
+    for name, _, _, _, m in rows:
+        sizes = (m.parameters, m.activations, m.widest, m.goal, m.compare)
+        shown.add_row(name, *(f"{size / 1e6:.3g}" for size in sizes), _met(m.compare <= m.goal))
+    return shown
+
+
+def _table(title: str, columns: tuple[str, ...]) -> Table:
+    shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    shown.add_column("network", no_wrap=True)
+    for name in columns:
+        shown.add_column(name, justify="right", no_wrap=True)
+    return shown
+
+
+def _met(yes: bool) -> str:
+    return "[green]yes[/]" if yes else "[red]no[/]"
+
+
+def show_profile(name: str, lines: int) -> None:
+    """Where one comparison spends its time: roundoff's functions, all functions, and operators."""
+    a, b, x = make(name)
+    for _ in range(2):  # kernels and caches warm
+        roundoff.compare(a, b, x)
+    recorder = cProfile.Profile()
+    recorder.runcall(roundoff.compare, a, b, x)
+    stats = pstats.Stats(recorder)
+    print(f"\n{name}: functions of roundoff, with what they call")
+    stats.sort_stats("cumulative").print_stats(_SOURCE, lines)
+    print(f"{name}: every function, by its own time")
+    stats.sort_stats("tottime").print_stats(lines)
+    with _silence(), profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiler:
+        roundoff.compare(a, b, x)
+    print(f"{name}: operators, native and wide, by their own time")
+    print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=lines, max_name_column_width=50))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NETWORK", help=f"of {', '.join(NETWORKS)}; all by default")
+    parser.add_argument("--profile", metavar="NETWORK", choices=list(NETWORKS), help="show where its time goes instead")
+    parser.add_argument(
+        "--seconds", type=float, default=15, help="how long each is measured, three rounds at least (15)"
+    )
+    parser.add_argument(
+        "--busy", action="store_true", help="one thread and processor time: for a machine that others use"
+    )
+    parser.add_argument("--threads", type=int, default=2, help="threads that PyTorch uses (2)")
+    parser.add_argument("--lines", type=int, default=25, help="lines of each part of a profile (25)")
+    options = parser.parse_args()
+    for name in options.names:
+        if name not in NETWORKS:
+            parser.error(f"there is no network {name!r}; choose from: {', '.join(NETWORKS)}")
+    torch.set_num_threads(1 if options.busy else options.threads)
+    clock = time.process_time if options.busy else time.perf_counter
+    with torch.no_grad():
+        if options.profile:
+            show_profile(options.profile, options.lines)
+            return
+        console = Console()
+        console = Console(width=max(100, console.width))
+        rows = []
+        for name in track(options.names or list(NETWORKS), "measuring", console=Console(stderr=True), transient=True):
+            pair = make(name)
+            verdict = str(roundoff.compare(*pair).verdict)
+            rows.append((name, pair, verdict, measure_time(pair, options.seconds, clock), measure_memory(pair)))
+        console.print(time_table(rows))
+        console.print(memory_table(rows))
+
+
+if __name__ == "__main__":
+    main()
