@@ -93,15 +93,13 @@ def _written(op: Any) -> tuple[tuple[int, str], ...]:
 
 
 @cache
-def _is_autocast(op: Any) -> bool:
-    return torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), "AutocastCPU")
-
-
-@cache
 def _is_composite(op: Any) -> bool:
     has = torch._C._dispatch_has_kernel_for_dispatch_key
     # Views that keep track of their base stay whole: their results must come from below that bookkeeping.
-    return has(op.name(), "CompositeImplicitAutograd") and not has(op.name(), "ADInplaceOrView")
+    # What has a kernel of its own beside the composite one runs that.
+    return has(op.name(), "CompositeImplicitAutograd") and not any(
+        has(op.name(), key) for key in ("ADInplaceOrView", "CPU", "CUDA")
+    )
 
 
 class ListenerFailed(Exception):
@@ -122,46 +120,65 @@ class Listener(Protocol):
 Replace = Callable[[Step, Any], Any]
 
 
+_KEY = torch._C.DispatchKey
+
+
+def _keys(*names: str) -> Any:
+    found = torch._C.DispatchKeySet(_KEY.Undefined)
+    for name in names:
+        found = found | torch._C.DispatchKeySet(getattr(_KEY, name))
+    return found
+
+
+def _excluded(inference: bool) -> Any:
+    with torch.inference_mode(inference):
+        return torch._C._dispatch_tls_local_exclude_set()
+
+
+_MODE = _keys("Python", "PythonTLSSnapshot")
+_VIEWS = _keys("ADInplaceOrView")
+_AUTOCAST = _keys("AutocastCPU", "AutocastCUDA")
+_AUTOGRAD = _excluded(True) - _excluded(False)
+
+#: Called by an operator that autocast lists, and calling others that it lists: there autocast has done its part.
+_CAST_ABOVE = {"aten::_euclidean_dist", "aten::_cdist_forward"}
+
+
+@cache
+def _cast(op: Any) -> Any:
+    """The keys of autocast that have dealt with ``op``; inside operators that autocast does not list it acts still."""
+    if op._schema.name in _CAST_ABOVE:
+        return _AUTOCAST
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    return _keys(*(key for key in ("AutocastCPU", "AutocastCUDA") if has(op.name(), key)))
+
+
+@cache
+def _passed(op: Any, inference: bool) -> Any:
+    """The keys of the dispatcher that a call of ``op`` has behind it when its kernel runs."""
+    tracked = torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), "ADInplaceOrView")
+    return _cast(op) | _AUTOGRAD | (_keys() if inference and not tracked else _VIEWS)
+
+
 @contextmanager
-def _autocast_state() -> Iterator[dict[str, bool]]:
-    """On which devices the user's autocast is on, kept up to date: below a mode it is switched off and cannot be asked."""
-    state = {kind: torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")}
-    switch = torch.set_autocast_enabled
+def _as_called(passed: Any) -> Iterator[None]:
+    """The dispatcher as it was where the user's call came in, less the keys ``passed``.
 
-    def noted(kind: str, enabled: bool) -> None:
-        state[kind] = enabled
-        switch(kind, enabled)
-
-    torch.set_autocast_enabled = noted  # type: ignore[assignment]
-    try:
-        yield state
-    finally:
-        torch.set_autocast_enabled = switch
-
-
-def _as_in_the_run(autocast: dict[str, bool], *, views: bool) -> Any:
-    """The dispatcher's state as it is in the user's code, instead of below a mode: autocast acts on what is called inside.
-
-    With ``views`` also views keep track of their base, as they do for composite operators: ``matmul`` folds or not by
-    whether a view of a parameter asks for a gradient.
+    Below a mode the dispatcher is told to pass over everything above it. What a kernel calls inside would not see
+    autocast, lazy conjugation, nor the tracking of views (``matmul`` folds or not by whether a view of a parameter asks
+    for a gradient), and compute other bits than it does without a mode.
     """
-    keys = torch._C.DispatchKey
-    excluded = torch._C._dispatch_tls_local_exclude_set()
-    if views:
-        excluded = excluded.remove(keys.ADInplaceOrView)
-    for kind, key in (("cpu", keys.AutocastCPU), ("cuda", keys.AutocastCUDA)):
-        if autocast[kind]:
-            excluded = excluded.remove(key)
-    return torch._C._ForceDispatchKeyGuard(torch._C._dispatch_tls_local_include_set(), excluded)
+    with torch._C._RestorePythonTLSSnapshot():
+        include = torch._C._dispatch_tls_local_include_set() - _MODE
+        exclude = torch._C._dispatch_tls_local_exclude_set() | passed
+        with torch._C._ForceDispatchKeyGuard(include, exclude):
+            yield
 
 
 class _Watch(TorchDispatchMode):
-    def __init__(
-        self, listeners: Sequence[Listener], modules: list[str], autocast: dict[str, bool], replace: Replace | None
-    ) -> None:
+    def __init__(self, listeners: Sequence[Listener], modules: list[str], replace: Replace | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.replace = replace
-        self.autocast = autocast
         self.listeners = listeners
         self.modules = modules
         self.failure: BaseException | None = None
@@ -171,34 +188,33 @@ class _Watch(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if torch.is_inference_mode_enabled() and _is_composite(func):
+        if _is_composite(func):
             # inference_mode shows composite operators whole; opened, they run the same kernels and can be followed.
-            with self, _as_in_the_run(self.autocast, views=True):
-                return func._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
+            with _as_called(_cast(func)), self:
+                return func._op_dk(_KEY.CompositeImplicitAutograd, *args, **kwargs)
         if self.failure is not None:
-            return self._call(func, args, kwargs)
+            return _call(func, args, kwargs)
         step = Step(self.steps, func, args, kwargs, self.modules[-1], _user_frame())
         self.steps += 1
         self._tell("before", step)
-        out = self._call(func, args, kwargs)
+        out = _call(func, args, kwargs)
         self._tell("after", step, out)
         return out if self.replace is None else self.replace(step, out)
-
-    def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        # Autocast has cast for the operators that it lists, and acts inside those that it does not.
-        if any(self.autocast.values()) and not _is_autocast(func):
-            with _as_in_the_run(self.autocast, views=False):
-                return func(*args, **kwargs)
-        return func(*args, **kwargs)
 
     def _tell(self, event: str, *what: Any) -> None:
         if self.failure is not None:
             return
         try:
-            for listener in self.listeners:
-                getattr(listener, event)(*what)
+            with _as_called(_AUTOCAST | _AUTOGRAD | _VIEWS):
+                for listener in self.listeners:
+                    getattr(listener, event)(*what)
         except Exception as error:  # kept, and raised when the run is over: the model must not be able to catch it
             self.failure = error
+
+
+def _call(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    with _as_called(_passed(func, torch.is_inference_mode_enabled())):
+        return func(*args, **kwargs)
 
 
 def _user_frame() -> tuple[str, int]:
@@ -255,8 +271,8 @@ def watch(
     The run happens in the caller's grad, inference and autocast mode. What the model raises goes through; what a
     listener raises ends in ListenerFailed when the run is over.
     """
-    with _module_paths(model) as modules, _autocast_state() as autocast:
-        mode = _Watch(listeners, modules, autocast, replace)
+    with _module_paths(model) as modules:
+        mode = _Watch(listeners, modules, replace)
         try:
             with mode:
                 out = _run(model, args, kwargs)
