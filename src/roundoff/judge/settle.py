@@ -79,7 +79,7 @@ def _perturbed(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], float, bool]:
     outs, flipped = [], False
     for side, base, seed in ((case.a, ran_a, 2 * count), (case.b, ran_b, 2 * count + 1)):
-        moved, _ = run_wide(side, alter=perturb(seed, strength), values=(values or {}).get(side.name))
+        moved, _ = run_wide(side, alter=perturb(seed, strength, together=count % 2 == 1), values=(values or {}).get(side.name))
         outs.append({name: leaf.wide for name, leaf in moved.tensors.items() if leaf.wide is not None})
         before = {(c.step, c.count) for c in base.wide.crossings}
         for crossing in moved.wide.crossings:

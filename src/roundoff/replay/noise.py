@@ -2,7 +2,8 @@
 
 Each computed result is moved by a random multiple of the typical size of its own float64 rounding, so the spread of
 the outputs is the wide round-off of the network, amplification and branches included (the idea of stochastic
-arithmetic: Vignes 1993; Parker, Monte Carlo Arithmetic 1997).
+arithmetic: Vignes 1993; Parker, Monte Carlo Arithmetic 1997). Typical is what the rule says, or what the native kernel
+showed, if that is more: a kernel that adds equal numbers in a row rounds the same way each time, and its errors add up.
 """
 
 from __future__ import annotations
@@ -12,13 +13,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from roundoff.formats import U64, is_inexact
+from roundoff.formats import U64, UNIT_ROUNDOFF, is_inexact
 from roundoff.replay.wide import Executed
 from roundoff.rules import Call, Nature
+from roundoff.rules.rule import compute_unit
 
 
-def perturb(seed: int, strength: float = 1.0) -> Callable[[Executed], list[Tensor]]:
-    """An ``alter`` for :class:`WideRun`: results moved by ``strength`` times the typical float64 rounding error."""
+def perturb(seed: int, strength: float = 1.0, *, together: bool = False) -> Callable[[Executed], list[Tensor]]:
+    """An ``alter`` for :class:`WideRun`: results moved by ``strength`` times the typical float64 rounding error.
+
+    ``together`` moves all elements of a step the same way, as equal errors of equal elements are; else each goes its own.
+    """
     generators: dict[torch.device, torch.Generator] = {}
 
     def alter(executed: Executed) -> list[Tensor]:
@@ -27,20 +32,35 @@ def perturb(seed: int, strength: float = 1.0) -> Callable[[Executed], list[Tenso
             return executed.wide
         sizes = typical_error(executed)
         moved = []
-        for y, size in zip(executed.wide, sizes, strict=True):
+        for y, size, shown in zip(executed.wide, sizes, _shown(executed, sizes), strict=True):
             if not is_inexact(y.dtype) or y.numel() == 0:
                 moved.append(y)
                 continue
             if y.device not in generators:
                 generators[y.device] = torch.Generator(y.device).manual_seed(seed)
-            part = torch.rand(y.shape, generator=generators[y.device], dtype=torch.float64, device=y.device)
-            step = (part * 2 - 1) * (size * strength)
+            shape = [1] * y.dim() if together else y.shape
+            part = torch.rand(shape, generator=generators[y.device], dtype=torch.float64, device=y.device) * 2 - 1
+            step = (part.sign() if together else part) * (size * (strength * shown))
             # A result that fits in far fewer digits was computed exactly, and would be by any kernel.
             short = torch.complex64 if y.is_complex() else torch.float32
             moved.append(torch.where(y == y.to(short).to(y.dtype), y, y + step))
         return moved
 
     return alter
+
+
+def _shown(executed: Executed, sizes: list[Tensor | float]) -> list[float]:
+    """How much larger than ``sizes`` the native kernel's own errors are, each in its unit round-off; at least 1."""
+    shown = []
+    for x, reference, size in zip(executed.outs, executed.reference, sizes, strict=True):
+        u = max(compute_unit(x.dtype), UNIT_ROUNDOFF.get(x.dtype, 0.0))
+        if not is_inexact(x.dtype) or u <= U64 or x.numel() == 0:
+            shown.append(1.0)
+            continue
+        error = (reference - x).abs()
+        ratio = torch.where(error.isfinite() & (error > 0), error / (size * (u / U64)), 0.0)
+        shown.append(max(1.0, float(ratio.nan_to_num(posinf=0.0).square().mean().sqrt())))
+    return shown
 
 
 def typical_error(executed: Executed) -> list[Tensor | float]:

@@ -22,7 +22,7 @@ from roundoff.replay.twins import Twins
 from roundoff.rules import Nature, Rule, lookup
 from roundoff.tape.leaves import map_operands, operands
 from roundoff.tape.storages import has_storage
-from roundoff.tape.watch import Step
+from roundoff.tape.watch import Step, written
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,8 @@ class WideRun:
         for x in step.overwritten:
             if not has_storage(x):
                 continue
-            if self._observe is not None:
-                self._old[id(x)] = widen(x).clone()
+            if self._observe is not None or self._alter is not None:
+                self._old[id(x)] = x.detach().to(wide_dtype(x.dtype), copy=True)
             if self._moved or is_inexact(x.dtype):
                 self.twins.own(x)
 
@@ -142,7 +142,7 @@ class WideRun:
             self._after(step, out)
 
     def _after(self, step: Step, out: Any) -> None:
-        outs = [x for x in operands(out) if isinstance(x, Tensor)]
+        outs = operands(out) or step.overwritten
         found = operands((step.args, step.kwargs))
         for x in outs:
             self._constants.made(x)
@@ -162,7 +162,9 @@ class WideRun:
             if rule.nature is Nature.MAKES and not step.overwritten:
                 return
             if rule.nature is Nature.EXACT and not self._moved and not step.overwritten:
-                return
+                if not (rule.discrete and _rounds_a_number(step)):
+                    return
+                self._moved = True  # natively the choice is between rounded numbers
         if step.overwritten and not self._moved and not any(is_inexact(x.dtype) for x in step.overwritten):
             return
         self._compute(step, rule, outs)
@@ -231,7 +233,7 @@ class WideRun:
 
     def _give_up(self, step: Step, outs: list[Tensor], why: str) -> None:
         self.opaque.append(Opaque(str(step.op), step.where, why))
-        for x in outs:
+        for x in outs + step.overwritten:
             if has_storage(x) and self.twins.has(x):
                 self.twins.drop(x)
 
@@ -275,18 +277,25 @@ def redo(
     kwargs = {k: map_operands(_wide_format, v) for k, v in kwargs.items()}
     out = None
     for name, value in list(kwargs.items()):
-        if name == "out" or (isinstance(value, Tensor) and _is_out(step.op, name)):
-            kwargs[name] = torch.empty(value.shape, dtype=value.dtype, device=value.device)
+        if _is_out(step.op, name):
+            kwargs[name] = map_operands(lambda x: torch.empty(0, dtype=x.dtype, device=x.device), value)
     anchored = any(is_inexact(x.dtype) for x in operands((args, kwargs)))
     with _float64_by_default(not anchored):
         out = step.op(*args, **kwargs)
-    results = operands(out)
+    results = operands(out) or written(step.op, args, kwargs)
     if len(results) != len(native):
         raise RuntimeError(f"{len(results)} results in float64, {len(native)} natively")
     for result, n in zip(results, native, strict=True):
         if is_inexact(n.dtype) and result.dtype != wide_dtype(n.dtype):
             raise RuntimeError(f"the result is {result.dtype} on float64 operands")
     return results
+
+
+def _rounds_a_number(step: Step) -> bool:
+    """True when a Python number of the step cannot be held by the format of its operands."""
+    (dtype, *_) = [x.dtype for x in operands((step.args, step.kwargs)) if is_inexact(x.dtype)] or [torch.float64]
+    numbers = [value for value in (*step.args, *step.kwargs.values()) if isinstance(value, float)]
+    return any(torch.tensor(n, dtype=torch.float64) != torch.tensor(n, dtype=dtype) for n in numbers)
 
 
 def _wide_format(value: Any) -> Any:
