@@ -55,15 +55,15 @@ def run_session(block: Block, name: str, namespace: dict[str, Any]) -> None:
     assert not failed, "".join(said)
 
 
-def run_console(block: Block, name: str) -> None:
-    """Run each ``$ roundoff`` line. The exit code is 0, or what a following ``$ echo $?`` shows."""
+def run_console(block: Block, name: str, folder: Path) -> None:
+    """Run each ``$ roundoff`` and ``$ python`` line. It exits with 0, or what a following ``$ echo $?`` shows."""
     turns = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block.text, flags=re.MULTILINE)
     for (command, want), (after, code) in zip(turns, [*turns[1:], ("", "")], strict=True):
         program, *arguments = shlex.split(command)
-        if program != "roundoff":
+        if program not in ("roundoff", "python"):
             continue
-        line = [str(Path(sys.executable).with_name("roundoff")), *arguments]
-        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+        line = [str(Path(sys.executable).with_name(program)), *arguments]
+        done = subprocess.run(line, cwd=folder, capture_output=True, text=True)
         got = done.stdout + done.stderr
         assert done.returncode == (int(code) if after == "echo $?" else 0), f"{name}: {command}\n{got}"
         if want.strip():
@@ -71,8 +71,9 @@ def run_console(block: Block, name: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_page(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+def test_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "examples").symlink_to(ROOT / "examples")  # what the pages write goes beside it
+    monkeypatch.chdir(tmp_path)
     name = str(page.relative_to(ROOT))
     namespace: dict[str, Any] = {"__name__": "__docs__"}
     for block in blocks(page.read_text()):
@@ -81,7 +82,7 @@ def test_page(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         elif block.language == "pycon":
             run_session(block, name, namespace)
         elif block.language == "console":
-            run_console(block, name)
+            run_console(block, name, tmp_path)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -91,7 +92,7 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-def test_a_wrong_page_is_caught() -> None:
+def test_a_wrong_page_is_caught(tmp_path: Path) -> None:
     python, session, console = blocks(
         "text\n```python\nx = 1\nassert x == 2\n```\n"
         "```pycon\n>>> 1 + 1\n3\n```\n"
@@ -103,7 +104,7 @@ def test_a_wrong_page_is_caught() -> None:
     with pytest.raises(AssertionError, match="Expected"):
         run_session(session, "page.md", {})
     with pytest.raises(AssertionError, match="no-such-command"):
-        run_console(console, "page.md")
+        run_console(console, "page.md", tmp_path)
 
 
 def test_numbers_and_rules_are_masked() -> None:
