@@ -38,52 +38,66 @@ class Twins:
         if x.is_nested:
             kept = self._nested.get(x)
             return widen(x) if kept is None else kept
-        twin = self._of.get(x) if has_storage(x) else None
-        if twin is None:
-            return widen(x)
-        return _view(twin, x)
+        twin = self._twin(x) if has_storage(x) else None
+        return widen(x) if twin is None else _view(twin, x)
 
     def adopt(self, x: Tensor, wide: Tensor) -> None:
         """Make ``wide`` the wide value of ``x``. Takes the memory of ``wide`` where it is laid out like ``x``."""
         if x.is_nested:
             self._nested.set(x, wide)
             return
-        twin = self._of.get(x)
-        if twin is not None and twin.flat.numel() == _numel(x):
+        twin = self._twin(x)
+        if twin is not None:
             try:
                 _view(twin, x).copy_(wide)
                 return
             except ValueError:
                 pass
-        if x.is_conj() or x.is_neg():
-            raise ValueError("a result that is a lazy conjugate or negation")
         size = _numel(x)
         same_layout = (
             wide.stride() == x.stride()
             and wide.storage_offset() == x.storage_offset()
-            and not wide.is_conj()
-            and not wide.is_neg()
             and _numel(wide) == size
+            and not _is_lazy(wide)
+            and not _is_lazy(x)
         )
         if same_layout:
-            flat = torch.as_strided(wide, (size,), (1,), 0)
+            twin = _Twin(torch.as_strided(wide, (size,), (1,), 0), x.dtype)
         else:
-            flat = torch.empty(size, dtype=wide.dtype, device=wide.device)
-            torch.as_strided(flat, x.size(), x.stride(), x.storage_offset()).copy_(wide)
-        self._of.set(x, _Twin(flat, x.dtype))
+            twin = _widened(x, x.dtype)
+            _view(twin, x).copy_(wide)
+        self._of.set(x, twin)
 
     def own(self, x: Tensor) -> None:
         """Give the storage of ``x``, which is about to be overwritten, a twin if it has none."""
         if x in self._of or x.is_nested:
             return
-        whole = torch.empty(0, dtype=x.dtype, device=x.device).set_(x.untyped_storage())
-        flat = widen(whole)
-        self._of.set(x, _Twin(flat.clone() if flat is whole or not is_inexact(x.dtype) else flat, x.dtype))
+        self._of.set(x, _widened(x, x.dtype))
 
     def drop(self, x: Tensor) -> None:
         """From now on the native value of ``x`` is its wide value."""
         self._of.drop(x)
         self._nested.drop(x)
+
+    def _twin(self, x: Tensor) -> _Twin | None:
+        """The twin of the storage of ``x``, which has grown if the storage has."""
+        twin = self._of.get(x)
+        if twin is None or twin.flat.numel() >= x.untyped_storage().nbytes() // twin.native.itemsize:
+            return twin
+        grown = _widened(x, twin.native)
+        grown.flat[: twin.flat.numel()] = twin.flat
+        self._of.set(x, grown)
+        return grown
+
+
+def _widened(x: Tensor, native: torch.dtype) -> _Twin:
+    """A twin of the storage of ``x``, seen as ``native``, with its own content."""
+    whole = torch.empty(0, dtype=native, device=x.device).set_(x.untyped_storage())
+    return _Twin(whole.to(wide_dtype(native), copy=True), native)
+
+
+def _is_lazy(x: Tensor) -> bool:
+    return x.is_conj() or x.is_neg()
 
 
 def _numel(x: Tensor) -> int:
@@ -93,16 +107,14 @@ def _numel(x: Tensor) -> int:
 def _view(twin: _Twin, x: Tensor) -> Tensor:
     flat = twin.flat
     if x.dtype != twin.native:
-        if x.is_complex() and not twin.native.is_complex and wide_dtype(twin.native) == torch.float64:
-            flat = torch.view_as_complex(flat.view(-1, 2))
-        elif twin.native.is_complex and wide_dtype(x.dtype) == torch.float64:
+        if x.is_complex() and x.dtype.to_real() == twin.native:
+            flat = torch.view_as_complex(flat[: flat.numel() // 2 * 2].view(-1, 2))
+        elif twin.native.is_complex and twin.native.to_real() == x.dtype:
             flat = torch.view_as_real(flat).view(-1)
         elif not is_inexact(x.dtype) and not is_inexact(twin.native):
             flat = flat.view(x.dtype)
         else:
             raise ValueError(f"the bits of {twin.native} read as {x.dtype}")
-    if flat.numel() < _numel(x):
-        raise ValueError("a storage that was resized")
     view = torch.as_strided(flat, x.size(), x.stride(), x.storage_offset())
     if x.is_conj():
         view = view.conj()

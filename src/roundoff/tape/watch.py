@@ -40,11 +40,7 @@ class Step:
     @cached_property
     def overwritten(self) -> list[Tensor]:
         """The operands that the operation writes to, by the schema's alias information."""
-        found: list[Tensor] = []
-        for position, name in _written(self.op):
-            value = self.args[position] if position < len(self.args) else self.kwargs.get(name)
-            found += operands(value)
-        return found
+        return written(self.op, self.args, self.kwargs)
 
     @property
     def moves_only_shape(self) -> bool:
@@ -72,7 +68,7 @@ class Step:
 #: Operators that write to their running statistics without their schema saying so.
 _UNDECLARED = {
     f"aten::{name}": ("running_mean", "running_var")
-    for name in ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm", "batch_norm")
+    for name in ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm", "batch_norm", "batch_norm_update_stats")
 }
 
 
@@ -80,6 +76,14 @@ _SHAPE_ONLY = {
     f"aten::{name}_"
     for name in ("transpose", "t", "squeeze", "unsqueeze", "as_strided", "swapaxes", "swapdims", "detach", "resize", "set")
 }
+
+
+def written(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """Those of an operation's operands that it writes to, by the schema's alias information."""
+    found: list[Tensor] = []
+    for position, name in _written(op):
+        found += operands(args[position] if position < len(args) else kwargs.get(name))
+    return found
 
 
 @cache
@@ -168,7 +172,7 @@ def _as_called(passed: Any) -> Iterator[None]:
     autocast, lazy conjugation, nor the tracking of views (``matmul`` folds or not by whether a view of a parameter asks
     for a gradient), and compute other bits than it does without a mode.
     """
-    with torch._C._RestorePythonTLSSnapshot():
+    with torch._C._RestorePythonTLSSnapshot():  # type: ignore[attr-defined]
         include = torch._C._dispatch_tls_local_include_set() - _MODE
         exclude = torch._C._dispatch_tls_local_exclude_set() | passed
         with torch._C._ForceDispatchKeyGuard(include, exclude):
