@@ -22,6 +22,7 @@ from roundoff.replay.twins import Twins
 from roundoff.rules import Nature, Rule, lookup
 from roundoff.tape.leaves import map_operands, operands
 from roundoff.tape.storages import has_storage
+from roundoff.tape.trace import drew, random_state
 from roundoff.tape.watch import Step, written
 
 
@@ -118,6 +119,7 @@ class WideRun:
         self._neutral = neutral
         self._old: dict[int, Tensor] = {}
         self._moved = False
+        self._randomness: dict[str, Any] | None = None
 
     # -- listener ---------------------------------------------------------------------------------------------------
 
@@ -129,6 +131,7 @@ class WideRun:
         for x in found:
             self._constants.meet(x, self.twins)
         self._moved = any(self.twins.has(x) for x in found)
+        self._randomness = random_state() if lookup(step.op) is None else None
         for x in step.overwritten:
             if not has_storage(x):
                 continue
@@ -155,6 +158,9 @@ class WideRun:
         if step.moves_only_shape or (not step.overwritten and _is_view(outs, found)):
             return
         rule = lookup(step.op)
+        if rule is None and self._randomness is not None and drew(self._randomness, random_state()):
+            self._give_up(step, outs, "it draws random numbers")
+            return
         if rule is not None:
             if rule.nature is Nature.DRAWS and rule.wide is None:
                 self._draw(step, outs)
@@ -272,7 +278,8 @@ def redo(
     """The operation of ``step`` on the given wide operands, in float64. Raises what PyTorch raises where it cannot."""
     if rule is not None and rule.wide is not None:
         out = rule.wide(*args, native=tuple(native), **kwargs)
-        return [x.to(wide_dtype(n.dtype)) for x, n in zip(operands(out), native, strict=True)]
+        results = [x.to(wide_dtype(n.dtype)) for x, n in zip(operands(out), native, strict=True)]
+        return _apart(step, results, args, kwargs)
     args = tuple(map_operands(_wide_format, a) for a in args)
     kwargs = {k: map_operands(_wide_format, v) for k, v in kwargs.items()}
     out = None
@@ -288,7 +295,15 @@ def redo(
     for result, n in zip(results, native, strict=True):
         if is_inexact(n.dtype) and result.dtype != wide_dtype(n.dtype):
             raise RuntimeError(f"the result is {result.dtype} on float64 operands")
-    return results
+    return results if rule is not None else _apart(step, results, args, kwargs)
+
+
+def _apart(step: Step, results: list[Tensor], args: Any, kwargs: Any) -> list[Tensor]:
+    """``results``, copied where they lie in the memory of an operand, which those of the native step do not."""
+    if step.overwritten:
+        return results
+    given = {x.untyped_storage()._cdata for x in operands((args, kwargs)) if has_storage(x)}
+    return [x.clone() if has_storage(x) and x.untyped_storage()._cdata in given else x for x in results]
 
 
 def _rounds_a_number(step: Step) -> bool:
