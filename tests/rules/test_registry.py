@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from tests.rules.trial import REDUCED, Composite, Trial, samples, tensors, trial
 from torch import Tensor
 
 from roundoff.formats import U64, is_inexact
 from roundoff.rules import Call, Nature, Rule, all_rules, lookup
-from tests.rules.trial import REDUCED, Composite, Trial, samples, tensors, trial
 
 #: Rules whose samples this machine cannot run, or which have none, and why.
 NOT_HERE = {

@@ -108,7 +108,8 @@ def _take(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Products:
     if transposed:
         terms = w.shape[0] // groups * prod(kernel)
         rows = _transposed_rows(kernel, strides, pads, dilations, _full(extra, dims), groups, w.shape[1] * groups)
-        return Products(x, w, terms, rows, _transposed_cols(groups), added=added)
+        # Where a column is scattered into the image, each kernel position adds to what is stored (measured for float16).
+        return Products(x, w, terms, rows, _transposed_cols(groups), added=added, parts=prod(kernel))
     rows = _rows(kernel, strides, pads, dilations, groups, w.shape[0])
     return Products(x, w, prod(w.shape[1:]), rows, _cols, added=added)
 

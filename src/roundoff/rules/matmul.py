@@ -85,8 +85,12 @@ def products_bound(products: Products, call: Call) -> Limit:
     gamma = call.gamma(products.roundings)
     rows, cols = products.rows(products.x), products.cols(products.w)
     limit: Limit = rows * (gamma * products.scale * (2 if products.x.is_complex() else 1)) * cols
+    if products.parts and call.u_out > call.u:
+        limit = limit + rows * (call.u_out * products.parts * products.scale) * cols
     if products.added is not None:
         limit = limit + products.added.abs() * gamma
+        if call.u_out > call.u:  # some kernels store the sum in the short format before they add the bias (measured)
+            limit = limit + (call.out[0] - products.added).abs() * call.u_out
     return limit
 
 

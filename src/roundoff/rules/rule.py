@@ -106,7 +106,8 @@ class Products:
 
     ``rows(x)`` and ``cols(w)`` give the norms ‖x_i‖₂ and ‖w_j‖₂ of the very elements that are multiplied for each output
     element; they broadcast to the output and to each other. Their product is at least |x|ᵀ|w| (Cauchy and Schwarz), and
-    each is linear in the size of its operand. ``scale`` multiplies the sum; ``added`` is the bias, or None.
+    each is linear in the size of its operand. ``scale`` multiplies the sum; ``added`` is the bias, or None; ``parts`` is
+    how many partial sums a kernel may store in the format of the result, which matters where that is short.
     """
 
     x: Tensor
@@ -116,6 +117,7 @@ class Products:
     cols: Callable[[Tensor], Tensor]
     scale: float = 1.0
     added: Tensor | None = None
+    parts: int = 0
 
     @property
     def roundings(self) -> int:
