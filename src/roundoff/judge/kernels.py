@@ -160,7 +160,10 @@ def _settled_by_norms(executed: Executed) -> bool:
     room = room + slack if room.dim() < x.dim() else room.add_(slack)
     (wide,) = executed.wide
     if UNIT_ROUNDOFF[x.dtype] > u:
-        room = room + wide.abs() * UNIT_ROUNDOFF[x.dtype]
+        stored = wide.abs() if added is None else wide.abs() + (wide - added).abs()
+        room = room + stored * UNIT_ROUNDOFF[x.dtype]
+        if native.parts:
+            room = room + rows * (cols * (native.scale * native.parts * UNIT_ROUNDOFF[x.dtype]))
     ratio = (wide - x).abs().div_(room) if x.is_complex() else (wide - x).div_(room)
     least, most = ratio.aminmax()
     if not (most <= 1 and least >= -1):
