@@ -23,10 +23,7 @@ SCALES = (("default", 1.0), ("default", 1.0), ("default", 30.0), ("normal", 1.0)
 
 @dataclass(frozen=True)
 class Plant:
-    """An operator whose kernel is made wrong, and the family and options in which it is called.
-
-    Not those that take a number in place of a tensor: a kernel that is called from Python has no such numbers.
-    """
+    """An operator whose kernel is made wrong, and the family and options in which it is called."""
 
     family: str
     op: str
@@ -61,6 +58,8 @@ OTHERS: tuple[Plant, ...] = (
     Plant("transformer", "gelu", {"written": "module"}),
     Plant("transformer", "_scaled_dot_product_flash_attention_for_cpu", {"attention": "sdpa"}),
     Plant("lstm", "tanh", {"way": "loop"}),
+    Plant("resnet", "add.Tensor", {"add": "out"}),
+    Plant("gru", "mul.Tensor", {"way": "gates"}),
     Plant("mobilenet", "hardswish", {"written": "module"}),
     Plant("mobilenet", "sigmoid", {}),
     Plant("head", "_log_softmax", {"logs": "module"}),

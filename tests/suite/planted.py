@@ -18,17 +18,18 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 Kernel = Callable[..., Any]
+NATIVE = (torch.float32, torch.bfloat16)
 
 
-def element(position: float) -> Callable[[Kernel, tuple[Any, ...], dict[str, Any]], Any]:
-    """One element of the result is off by a hundredth of the largest."""
+def element(position: float, size: float = 0.01) -> Callable[[Kernel, tuple[Any, ...], dict[str, Any]], Any]:
+    """One element of the result is off by ``size`` times the largest."""
 
     def damage(kernel: Kernel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         out = kernel(*args, **kwargs)
         first = out[0] if isinstance(out, tuple) else out
         wrong = first.clone().flatten()
-        size = wrong.abs().max() if bool(wrong.abs().max() > 0) else wrong.new_tensor(1.0)
-        wrong[int(position * len(wrong))] += 0.01 * size
+        largest = wrong.abs().max() if bool(wrong.abs().max() > 0) else wrong.new_tensor(1.0)
+        wrong[int(position * len(wrong))] += size * largest
         wrong = torch.empty_like(first).copy_(wrong.view(first.shape))  # laid out as the kernel did
         return (wrong, *out[1:]) if isinstance(out, tuple) else wrong
 
@@ -50,6 +51,20 @@ def rounded(bits: int) -> Callable[[Kernel, tuple[Any, ...], dict[str, Any]], An
     return damage
 
 
+def _tensors(op: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments with a tensor for each number that stands where the operator wants a tensor, as PyTorch does it."""
+    name, _, overload = op.partition(".")
+    schema = getattr(getattr(torch.ops.aten, name), overload or "default")._schema
+    formats = [x.dtype for x in args if isinstance(x, Tensor)]
+    found = []
+    for x, wanted in zip(args, schema.arguments, strict=False):
+        if isinstance(x, int | float) and str(wanted.type) == "Tensor":
+            like = formats[0] if formats and (formats[0].is_floating_point or isinstance(x, int)) else None
+            x = torch.tensor(x, dtype=like)
+        found.append(x)
+    return tuple(found)
+
+
 @dataclass
 class Fault:
     """``damage`` done to call number ``call`` of ``op``; ``fired`` counts how often it struck."""
@@ -66,13 +81,9 @@ class Fault:
         return self  # the network that is copied keeps its kernel
 
     def _strikes(self, tensors: list[Tensor]) -> bool:
-        return (
-            self.inside
-            and len(tensors) == len(self.operands)
-            and all(
-                x.dtype == y.dtype and x.shape == y.shape and torch.equal(x, y)
-                for x, y in zip(tensors, self.operands, strict=True)
-            )
+        return len(tensors) == len(self.operands) and all(
+            x.dtype == y.dtype and x.shape == y.shape and torch.equal(x, y)
+            for x, y in zip(tensors, self.operands, strict=True)
         )
 
     @contextmanager
@@ -82,16 +93,21 @@ class Fault:
 
         def kernel(keys: Any, *args: Any, **kwargs: Any) -> Any:
             def right(*args: Any, **kwargs: Any) -> Any:
-                return original.call_boxed(keys, *args, **kwargs)
+                return original.call_boxed(keys, *_tensors(self.op, args), **kwargs)
 
             tensors = [x for x in tree_leaves(args) if isinstance(x, Tensor)]
-            native = bool(tensors) and any(x.dtype == torch.float32 for x in tensors)
-            if self.seen is not None and self.inside and native:
-                self.seen.append([x.clone() for x in tensors])
-            if native and self._strikes(tensors):
+            if not self.inside or not any(x.dtype in NATIVE for x in tensors):
+                return right(*args, **kwargs)
+            self.inside = False  # what follows may call this very kernel
+            try:
+                if self.seen is not None:
+                    self.seen.append([x.clone() for x in tensors])
+                if not self._strikes(tensors):
+                    return right(*args, **kwargs)
                 self.fired += 1
                 return self.damage(right, args, kwargs)
-            return right(*args, **kwargs)
+            finally:
+                self.inside = True
 
         library = torch.library.Library("aten", "IMPL")
         try:
