@@ -6,7 +6,7 @@ a parameter that was verified to be a fold of others has the value of the fold b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -72,8 +72,10 @@ class Constants:
 
 
 @contextmanager
-def numbers_in_and_out(constants: Constants) -> Iterator[None]:
+def numbers_in_and_out(constants: Constants, keep: Callable[[Tensor], None]) -> Iterator[None]:
     """While a run lasts: ``torch.tensor`` keeps the Python numbers it was given, ``numpy`` and ``tolist`` are noticed.
+
+    ``keep`` is told of the tensors whose memory NumPy gets, and may write to.
 
     A mode for torch functions would do this too, but it switches the fused paths of attention off.
     """
@@ -89,6 +91,8 @@ def numbers_in_and_out(constants: Constants) -> Iterator[None]:
         def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
             if is_inexact(self.dtype):
                 constants.left_as_float.append(f"Tensor.{name}")
+            with torch._C._DisableTorchDispatch():  # keeping a copy is no step of the run
+                keep(self)
             return getattr(torch._C.TensorBase, name)(self, *args, **kwargs)
 
         return method

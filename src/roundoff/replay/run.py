@@ -102,7 +102,7 @@ def run_wide(
         set_random_state(side.randomness)
         listeners: list[Listener] = [restore, wide, formats, *also]
         before = random_state()
-        with numbers_in_and_out(constants):
+        with numbers_in_and_out(constants, restore.keep):
             out = _guarded(side, lambda: watch(side.model, side.args, side.kwargs, listeners))
         elsewhere = drew_elsewhere(before, random_state())
         found = tuple(_leaf(name, value, wide, restore.is_older) for name, value in leaves(out))

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from roundoff.errors import RoundoffError
 from roundoff.tape.storages import has_storage
@@ -54,8 +54,7 @@ def _reached(function: types.FunctionType) -> list[Any]:
     own = [
         x
         for x in named
-        if isinstance(x, nn.Module)
-        or (isinstance(x, types.FunctionType) and x.__globals__ is function.__globals__)
+        if isinstance(x, nn.Module) or (isinstance(x, types.FunctionType) and x.__globals__ is function.__globals__)
     ]
     return cells + own
 
@@ -76,6 +75,9 @@ class Objects:
         self._tensors: list[_Tensor] = []
         self._seen: set[int] = set()
         for holder in holders(model):
+            if isinstance(holder, nn.Module):
+                for x in (*holder.parameters(recurse=False), *holder.buffers(recurse=False)):
+                    self._keep(x)
             self._keep(vars(holder))
             for value in list(vars(holder).values()):
                 self._keep(value)
@@ -114,8 +116,10 @@ class Objects:
     def restore(self) -> None:
         """Make everything what it was."""
         with torch.no_grad():
-            for kept in (*self._containers, *self._tensors):
-                kept.restore()
+            for container in self._containers:
+                container.restore()
+            for x in self._tensors:
+                x.restore()
 
 
 @dataclass(frozen=True)
@@ -160,7 +164,7 @@ class _Tensor:
 
 
 def _tensor(x: Tensor) -> _Tensor:
-    if isinstance(x, nn.parameter.UninitializedTensorMixin):
+    if is_lazy(x):
         raise RoundoffError(
             "The network has parameters without a value (a lazy layer). Call it once on an input, then compare or record."
         )

@@ -4,29 +4,62 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
-from torch import nn
 
 from roundoff.tape.leaves import operands
+from roundoff.tape.objects import Objects
 from roundoff.tape.storages import StorageMap, has_storage
 from roundoff.tape.watch import Step
 
+#: Global settings: how to ask for them and how to set them.
+_SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (torch.get_num_threads, torch.set_num_threads),
+    (torch.is_grad_enabled, torch.set_grad_enabled),
+    (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
+    (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+)
+
+
+def _settings() -> list[Any]:
+    values = []
+    for get, _ in _SETTINGS:
+        try:
+            values.append(get())
+        except RuntimeError:  # the precision cannot be asked for where it was set for each backend apart
+            values.append(None)
+    return values
+
 
 class Restore:
-    """A listener that keeps the old content of whatever existed before the run and is about to be overwritten."""
+    """A listener that keeps the old content of whatever existed before the run and is about to be overwritten.
 
-    def __init__(self) -> None:
+    It also keeps the attributes of the network and of its inputs, how their tensors lie in memory, and global settings.
+    """
+
+    def __init__(self, model: Any = None, inputs: Any = ()) -> None:
+        self._objects = Objects(model, inputs)
+        self._settings = _settings()
         self._made: StorageMap[bool] = StorageMap()
         self._kept: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
+        self._generators: dict[int, tuple[torch.Generator, torch.Tensor]] = {}
 
     def before(self, step: Step) -> None:
         for x in step.overwritten:
-            if not has_storage(x) or x in self._made:
-                continue
+            self.keep(x)
+        if _draws(step.op):
+            for value in (*step.args, *step.kwargs.values()):
+                if isinstance(value, torch.Generator) and id(value) not in self._generators:
+                    self._generators[id(value)] = (value, value.get_state())
+
+    def keep(self, x: torch.Tensor) -> None:
+        """``x`` may be about to change."""
+        if self.is_older(x):
             storage = x.untyped_storage()
             if storage._cdata not in self._kept:
                 self._kept[storage._cdata] = (storage, storage.clone())
@@ -42,11 +75,23 @@ class Restore:
         return has_storage(x) and x not in self._made
 
     def undo(self) -> None:
-        """Put the old contents back. They stay known, so that a run that is not watched can be undone as well."""
+        """Put everything back. It stays known, so that a run that is not watched can be undone as well."""
+        for (_, put), then, now in zip(_SETTINGS, self._settings, _settings(), strict=True):
+            if now != then and then is not None:
+                put(then)
+        self._objects.restore()
         for storage, content in self._kept.values():
             if storage.nbytes() != content.nbytes():
                 storage.resize_(content.nbytes())
             storage.copy_(content)
+        for generator, state in self._generators.values():
+            generator.set_state(state)
+        torch.clear_autocast_cache()
+
+
+@cache
+def _draws(op: Any) -> bool:
+    return torch.Tag.nondeterministic_seeded in op.tags
 
 
 @contextmanager
@@ -55,36 +100,14 @@ def untouched(model: Any, inputs: Any) -> Iterator[Restore]:
 
     The listener that it yields must be among those that watch the runs inside.
     """
-    restore = Restore()
-    modules = _module_state(model)
+    restore = Restore(model, inputs)
     randomness = random_state()
-    settings = (torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled())
+    torch.clear_autocast_cache()  # a cast that is kept there would enter the run without a step having made it
     try:
         yield restore
     finally:
-        torch.set_default_dtype(settings[0])
-        if torch.get_num_threads() != settings[1]:
-            torch.set_num_threads(settings[1])
-        if torch.is_grad_enabled() != settings[2]:
-            torch.set_grad_enabled(settings[2])
         set_random_state(randomness)
-        _restore_modules(modules)
         restore.undo()
-
-
-def _module_state(model: Any) -> list[tuple[nn.Module, bool, dict[str, Any], dict[str, Any]]]:
-    if not isinstance(model, nn.Module):
-        return []
-    return [(m, m.training, dict(m._buffers), dict(m._parameters)) for m in model.modules()]
-
-
-def _restore_modules(state: list[tuple[nn.Module, bool, dict[str, Any], dict[str, Any]]]) -> None:
-    for module, training, buffers, parameters in state:
-        module.training = training
-        for now, then in ((module._buffers, buffers), (module._parameters, parameters)):
-            if now.keys() != then.keys() or any(now[name] is not value for name, value in then.items()):
-                now.clear()
-                now.update(then)
 
 
 def random_state() -> dict[str, Any]:
