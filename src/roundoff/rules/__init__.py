@@ -14,6 +14,7 @@ from roundoff.rules import (  # noqa: F401  (each registers its rules)
     fused,
     indexing,
     interpolation,
+    linear_algebra,
     losses,
     makes,
     matmul,

@@ -94,3 +94,20 @@ register(
         samples=given(lambda r: [(-1.0, 1.0, 33, {"dtype": r.dtype})]),
     )
 )
+
+
+def _window(call: Call) -> Limit:
+    """Cosines of 2 pi i / n and its multiples, each argument rounded, added with weights of at most 1 in all."""
+    return call.gamma(64) + call.gamma_out(12)
+
+
+for _name in ("hann_window", "hamming_window", "blackman_window", "bartlett_window", "kaiser_window"):
+    register(
+        Rule(
+            (f"aten.{_name}",),
+            Nature.ROUNDS,
+            _window,
+            source="conditioning of cosines of rounded arguments",
+            samples=given(lambda r: [(n, {"dtype": r.dtype}) for n in (8, 33, 400)]),
+        )
+    )
