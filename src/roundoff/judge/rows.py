@@ -18,7 +18,7 @@ def rows(case: Case, real: dict[str, Real]) -> tuple[Output, ...]:
         x, y = a.native, b.native
         assert a.wide is not None and b.wide is not None
         gap = native_difference(x, y)
-        at = int(gap.nan_to_num(nan=float("inf")).argmax()) if gap.numel() else None
+        at = int(gap.argmax()) if gap.numel() else None
         ulps = ulps_between(x, y)
         r = real.get(name)
         found.append(
@@ -33,7 +33,7 @@ def rows(case: Case, real: dict[str, Real]) -> tuple[Output, ...]:
                 roundoff_b_abs=_largest(roundoff(y, b.wide)),
                 real_abs=_largest(r.d) if r else 0.0,
                 floor_abs=float(r.typical.flatten()[r.at]) * FLOOR if r and r.typical.numel() else 0.0,
-                value_abs=_largest(torch.where(widen(x).isfinite(), widen(x).abs(), 0.0)),
+                value_abs=_largest(_magnitude(x)),
                 identical=same_bits(x, y),
             )
         )
@@ -46,7 +46,12 @@ def native_difference(x: Tensor, y: Tensor) -> Tensor:
         return (x.to(torch.float64) - y.to(torch.float64)).abs()
     a, b = widen(x), widen(y)
     same = (a == b) | (a.isnan() & b.isnan())
-    return torch.where(same, 0.0, (a - b).abs().nan_to_num(nan=float("inf")))
+    return torch.where(same, 0.0, (a - b).abs().nan_to_num(nan=float("inf"), posinf=float("inf")))
+
+
+def _magnitude(x: Tensor) -> Tensor:
+    size = widen(x).abs() if is_inexact(x.dtype) else x.to(torch.float64).abs()
+    return torch.where(size.isfinite(), size, 0.0)
 
 
 def _largest(x: Tensor) -> float:

@@ -42,10 +42,16 @@ _STRENGTHS = (1.0, 1.0, 32.0)
 _MORE = (1.0, 1.0, 1.0, 1.0)
 
 
-def settle(case: Case, ran_a: Ran, ran_b: Ran, values: dict[str, list[tuple[Tensor, Tensor]]] | None = None) -> Settled:
+def settle(
+    case: Case,
+    ran_a: Ran,
+    ran_b: Ran,
+    values: dict[str, list[tuple[Tensor, Tensor]]] | None = None,
+    neutral: bool = False,
+) -> Settled:
     """Measure d in E: cheaply first, with perturbed wide runs where that does not settle it.
 
-    ``values`` are the wide values of constants with which the two runs were made, by side.
+    ``values``, the wide values of constants by side, and ``neutral`` are those with which the two runs were made.
     """
     names = [name for name, _, _ in case.comparable]
     base = {name: (_wide(ran_a, name), _wide(ran_b, name)) for name in names}
@@ -61,7 +67,7 @@ def settle(case: Case, ran_a: Ran, ran_b: Ran, values: dict[str, list[tuple[Tens
     for strengths in (_STRENGTHS, _MORE):
         for strength in strengths:
             case.say(len(runs), len(_STRENGTHS), "perturbed wide runs")
-            runs.append(_perturbed(case, ran_a, ran_b, strength, len(runs), values, flips))
+            runs.append(_perturbed(case, ran_a, ran_b, strength, len(runs), values, neutral, flips))
         settled = _weigh(base, d, cheap, crossed, runs, tuple(sorted(flips)))
         if settled.state in (State.SAME, State.TIED) or settled.worst[1] > CERTAIN:
             break
@@ -75,11 +81,13 @@ def _perturbed(
     strength: float,
     count: int,
     values: dict[str, list[tuple[Tensor, Tensor]]] | None,
+    neutral: bool,
     flips: set[str],
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], float, bool]:
     outs, flipped = [], False
     for side, base, seed in ((case.a, ran_a, 2 * count), (case.b, ran_b, 2 * count + 1)):
-        moved, _ = run_wide(side, alter=perturb(seed, strength, together=count % 2 == 1), values=(values or {}).get(side.name))
+        alter = perturb(seed, strength, together=count % 2 == 1)
+        moved, _ = run_wide(side, alter=alter, values=(values or {}).get(side.name), neutral=neutral)
         outs.append({name: leaf.wide for name, leaf in moved.tensors.items() if leaf.wide is not None})
         before = {(c.step, c.count) for c in base.wide.crossings}
         for crossing in moved.wide.crossings:

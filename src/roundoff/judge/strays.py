@@ -22,7 +22,7 @@ def neutral_draws_agree(case: Case) -> str:
         return ""
     a, _ = run_wide(case.a, neutral=True)
     b, _ = run_wide(case.b, neutral=True)
-    if settle(case, a, b).state is not State.SAME:
+    if settle(case, a, b, neutral=True).state is not State.SAME:
         return ""
     text = (
         "The networks differ by their random draws alone, which cannot be matched (other shapes, or another order). "
