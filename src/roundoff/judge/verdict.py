@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from roundoff.errors import RoundoffError
-from roundoff.formats import is_inexact
+from roundoff.formats import UNIT_ROUNDOFF, is_inexact
 from roundoff.judge.case import Case, open_case, repeated, same_value
 from roundoff.judge.constants import weigh_constants
 from roundoff.judge.kernels import Fault
@@ -74,7 +74,7 @@ def _decide(case: Case, settled: Settled) -> tuple[Verdict, str, Settled]:
         verdict, reason, settled = _not_the_same(case, settled)
         if verdict is not None:
             return verdict, reason, settled
-    stray = _unfollowed(case) or _unbounded(case)
+    stray = _plain_numbers(case) or _unfollowed(case) or _unbounded(case)
     if stray:
         return Verdict.UNDECIDED, stray, settled
     return Verdict.ROUNDOFF, _roundoff_reason(case, settled), settled
@@ -96,7 +96,9 @@ def _structure(case: Case) -> str:
                 only.append(f"{name or 'output'} is {x.native.dtype} in A and {y.native.dtype} in B")
         elif isinstance(x.native, Tensor) != isinstance(y.native, Tensor):
             only.append(f"{name or 'output'} is a tensor on one side only")
-        elif not isinstance(x.native, float) and not same_value(x.native, y.native):
+        elif type(x.native) is float and type(y.native) is float:
+            continue  # judged later
+        elif not same_value(x.native, y.native):
             only.append(f"{name or 'output'} is {x.native!r} in A and {y.native!r} in B")
     if not only:
         return ""
@@ -222,6 +224,17 @@ def _unfollowed(case: Case) -> str:
     return _tell(case, found)
 
 
+def _plain_numbers(case: Case) -> str:
+    """Outputs that are plain Python numbers and differ: what they would be in exact arithmetic is not known."""
+    of_b = {leaf.name: leaf.native for leaf in case.ran_b.leaves}
+    for leaf in case.ran_a.leaves:
+        other = of_b.get(leaf.name)
+        if isinstance(leaf.native, float) and isinstance(other, float) and not same_value(leaf.native, other):
+            text = f"It is {leaf.native!r} in A and {other!r} in B, plain numbers, which cannot be followed. Return tensors."
+            return _tell(case, [(Kind.OPAQUE_OPERATOR, leaf.name or "output", text)])
+    return ""
+
+
 def _unbounded(case: Case) -> str:
     """Operators whose error has no known bound: their kernels cannot be checked."""
     found = [
@@ -242,7 +255,18 @@ def _tell(case: Case, found: list[tuple[Kind, str, str]]) -> str:
     return f"{found[0][1]}: {found[0][2]}" if found else ""
 
 
+def _casts(case: Case) -> None:
+    """Explicit casts to a shorter format on one side only: they round, and they are named."""
+    for side, ran, other in ((case.a, case.ran_a, case.ran_b), (case.b, case.ran_b, case.ran_a)):
+        for dtype, where in ran.casts.items():
+            if dtype not in other.casts and UNIT_ROUNDOFF[dtype] > other.coarsest:
+                name = str(dtype).removeprefix("torch.")
+                text = f"{side.name} casts to {name} here, and the other side computes in longer formats throughout."
+                case.find(Kind.REDUCED_PRECISION, f"{side.name}: {where}", text)
+
+
 def _roundoff_reason(case: Case, settled: Settled) -> str:
+    _casts(case)
     for side, ran, _ in case.sides:
         for crossing in ran.wide.crossings[:3]:
             case.find(

@@ -15,44 +15,79 @@ from torch import Tensor
 
 from roundoff.formats import is_inexact, wide_dtype
 from roundoff.replay.twins import Twins
-from roundoff.tape.leaves import operands
+from roundoff.tape.leaves import operands, tensors
 from roundoff.tape.storages import StorageMap, has_storage
 from roundoff.tape.watch import Step
+
+Part = tuple[Any, ...]  # where a tensor lies in its storage: parameters may share one
 
 
 class Constants:
     """Keeps book of one run's constants.
 
-    ``inputs`` are not constants. ``values`` maps tensors to the wide values they are to have instead of their own.
+    ``inputs`` are not constants, and neither are the Python numbers that a network writes down: a difference between
+    those is a real one. ``values`` maps tensors to the wide values they are to have instead of their own.
     """
 
     def __init__(self, inputs: Any = (), values: list[tuple[Tensor, Tensor]] | None = None) -> None:
         self.met: list[Tensor] = []
         self.left_as_float: list[str] = []
-        self._known: StorageMap[bool] = StorageMap()
-        self._values: StorageMap[Tensor] = StorageMap()
-        for x in operands(inputs):
+        self.written: float | complex | None = None  # a number that is being written to a part of a tensor
+        self._made: StorageMap[bool] = StorageMap()
+        self._seen: StorageMap[set[Part]] = StorageMap()
+        self._numbers: StorageMap[Tensor] = StorageMap()
+        self._values: StorageMap[dict[Part, Tensor]] = StorageMap()
+        for x in tensors(inputs):
             if has_storage(x):
-                self._known.set(x, True)
+                self._made.set(x, True)
         for x, value in values or []:
-            self._values.set(x, value)
+            parts = self._values.get(x) or {}
+            parts[_part(x)] = value
+            self._values.set(x, parts)
 
     def meet(self, x: Tensor, twins: Twins) -> None:
         """``x`` is an operand of the next step."""
-        if not has_storage(x) or x in self._known or twins.has(x):
+        if not has_storage(x) or x in self._made or not self._is_new(x):
             return
-        self._known.set(x, True)
-        value = self._values.get(x)
-        if value is not None:
+        number = self._number(x)
+        if number is not None:
             twins.own(x)
-            twins.wide(x).copy_(value.reshape(x.shape) if value.numel() == x.numel() else twins.wide(x))
+            twins.wide(x).copy_(number)
+            return
+        value = (self._values.get(x) or {}).get(_part(x))
+        if value is not None and value.numel() == x.numel():
+            twins.own(x)
+            twins.wide(x).copy_(value.reshape(x.shape))
         if is_inexact(x.dtype):
             self.met.append(x)
 
     def made(self, x: Tensor) -> None:
         """``x`` is the result of a step."""
-        if has_storage(x) and x not in self._known:
-            self._known.set(x, True)
+        if has_storage(x) and x not in self._made:
+            if x in self._seen:
+                self._is_new(x)  # a view of a constant is not another one
+            else:
+                self._made.set(x, True)
+
+    def _is_new(self, x: Tensor) -> bool:
+        """False when this part of the storage was met before; from now on it was."""
+        parts = self._seen.get(x)
+        if parts is None:
+            parts = set()
+            self._seen.set(x, parts)
+        part = _part(x)
+        if part in parts:
+            return False
+        parts.add(part)
+        return True
+
+    def _number(self, x: Tensor) -> Tensor | None:
+        """The Python numbers that ``x`` was made from, wide."""
+        if self.written is not None and x.dim() == 0 and is_inexact(x.dtype):
+            number = torch.tensor(self.written).to(wide_dtype(x.dtype))
+            if torch.equal(number.to(x.dtype), x):
+                return number
+        return self._numbers.get(x)
 
     def left(self, step: Step, twins: Twins) -> None:
         """``step`` gave no tensor: perhaps a number left for Python, where it can no longer be followed."""
@@ -62,32 +97,40 @@ class Constants:
 
     def remember(self, x: Tensor, data: Any) -> None:
         """``x`` was made from the Python numbers ``data``."""
-        if is_inexact(x.dtype) and x.dtype != wide_dtype(x.dtype):
-            try:
-                self._values.set(x, torch.tensor(data, dtype=wide_dtype(x.dtype), device=x.device))
-            except (TypeError, ValueError, RuntimeError):
-                return  # not plain numbers: the tensor's own value stands
-            self._known.drop(x)  # it was met while it was being made: meet it again, with this value
-            self.met = [m for m in self.met if m.untyped_storage()._cdata != x.untyped_storage()._cdata]
+        if not is_inexact(x.dtype):
+            return
+        try:
+            self._numbers.set(x, torch.tensor(data, dtype=wide_dtype(x.dtype), device=x.device))
+        except (TypeError, ValueError, RuntimeError):
+            return  # not plain numbers: the tensor's own value stands
+        self._seen.drop(x)  # it was met while it was being made: meet it again, with this value
+        self.met = [m for m in self.met if m.untyped_storage()._cdata != x.untyped_storage()._cdata]
+
+
+def _part(x: Tensor) -> Part:
+    return x.dtype, x.storage_offset(), tuple(x.size()), tuple(x.stride())
 
 
 @contextmanager
 def numbers_in_and_out(constants: Constants, keep: Callable[[Tensor], None]) -> Iterator[None]:
-    """While a run lasts: ``torch.tensor`` keeps the Python numbers it was given, ``numpy`` and ``tolist`` are noticed.
+    """While a run lasts: Python numbers that become tensors are remembered, ``numpy`` and ``tolist`` are noticed.
 
-    ``keep`` is told of the tensors whose memory NumPy gets, and may write to.
-
-    A mode for torch functions would do this too, but it switches the fused paths of attention off.
+    ``keep`` is told of the tensors whose memory NumPy gets, and may write to. A mode for torch functions would do all
+    this too, but it switches the fused paths of attention off.
     """
-    tensor = torch.tensor
 
-    def noted(data: Any, *args: Any, **kwargs: Any) -> Tensor:
-        result = tensor(data, *args, **kwargs)
-        if not isinstance(data, Tensor) and not hasattr(data, "__array__"):
-            constants.remember(result, data)
-        return result
+    def making(make: Callable[..., Tensor], position: int) -> Callable[..., Tensor]:
+        def made(*args: Any, **kwargs: Any) -> Tensor:
+            result = make(*args, **kwargs)
+            data = args[position] if position < len(args) else kwargs.get("data")
+            if isinstance(data, (int, float, complex, list, tuple)):
+                with torch._C._DisableTorchDispatch():
+                    constants.remember(result, data)
+            return result
 
-    def leaving(name: str) -> Any:
+        return made
+
+    def leaving(name: str) -> Callable[..., Any]:
         def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
             if is_inexact(self.dtype):
                 constants.left_as_float.append(f"Tensor.{name}")
@@ -97,12 +140,35 @@ def numbers_in_and_out(constants: Constants, keep: Callable[[Tensor], None]) -> 
 
         return method
 
-    torch.tensor = noted
-    for name in ("numpy", "tolist"):
-        setattr(torch.Tensor, name, leaving(name))
+    def write(self: Tensor, index: Any, value: Any) -> None:
+        constants.written = value if isinstance(value, (int, float, complex)) else None
+        try:
+            torch._C.TensorBase.__setitem__(self, index, value)
+        finally:
+            constants.written = None
+
+    functions = {"tensor": making(torch.tensor, 0), "as_tensor": making(torch.as_tensor, 0)}
+    methods = {
+        "new_tensor": making(torch._C.TensorBase.new_tensor, 1),
+        "numpy": leaving("numpy"),
+        "tolist": leaving("tolist"),
+        "__setitem__": write,
+    }
+    with _replaced(torch, functions), _replaced(torch.Tensor, methods):
+        yield
+
+
+@contextmanager
+def _replaced(owner: Any, values: dict[str, Any]) -> Iterator[None]:
+    """Other attributes for a while; what was not there before is taken away again."""
+    before = {name: vars(owner)[name] for name in values if name in vars(owner)}
+    for name, value in values.items():
+        setattr(owner, name, value)
     try:
         yield
     finally:
-        torch.tensor = tensor
-        for name in ("numpy", "tolist"):
-            delattr(torch.Tensor, name)
+        for name in values:
+            if name in before:
+                setattr(owner, name, before[name])
+            else:
+                delattr(owner, name)

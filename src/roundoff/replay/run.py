@@ -16,7 +16,7 @@ from roundoff.replay.wide import Executed, Observer, WideRun
 from roundoff.tape.leaves import leaves
 from roundoff.tape.storages import has_storage
 from roundoff.tape.trace import drew_elsewhere, random_state, set_random_state, untouched
-from roundoff.tape.watch import Listener, ListenerFailed, watch
+from roundoff.tape.watch import Listener, ListenerFailed, Step, watch
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class Ran:
     coarsest: float  # u of the shortest format in which a step rounded
     steps: int
     drew_elsewhere: bool  # Python's or NumPy's random numbers were used
+    casts: dict[torch.dtype, str]  # where a step first casts from a longer format, by the format it casts to
 
     @property
     def tensors(self) -> dict[str, Leaf]:
@@ -65,19 +66,25 @@ class Ran:
 
 
 class _Formats:
-    """A listener that counts steps and keeps the coarsest unit round-off in which one rounded."""
+    """A listener that counts steps, keeps the coarsest unit round-off in which one rounded, and where casts shorten."""
 
     def __init__(self) -> None:
         self.coarsest = 0.0
         self.steps = 0
+        self.casts: dict[torch.dtype, str] = {}
 
-    def before(self, step: Any) -> None:
+    def before(self, step: Step) -> None:
         self.steps += 1
 
-    def after(self, step: Any, out: Any) -> None:
+    def after(self, step: Step, out: Any) -> None:
         for x in out if isinstance(out, (tuple, list)) else (out,):
-            if isinstance(x, Tensor):
-                self.coarsest = max(self.coarsest, UNIT_ROUNDOFF.get(x.dtype, 0.0))
+            if not isinstance(x, Tensor):
+                continue
+            u = UNIT_ROUNDOFF.get(x.dtype, 0.0)
+            self.coarsest = max(self.coarsest, u)
+            is_cast = step.op._schema.name == "aten::_to_copy" and x.dtype not in self.casts
+            if is_cast and u > UNIT_ROUNDOFF.get(step.args[0].dtype, 1.0):
+                self.casts[x.dtype] = step.where
 
 
 def run_wide(
@@ -113,7 +120,7 @@ def run_wide(
             set_random_state(side.randomness)
             result = _guarded(side, lambda: side.model(*side.args, **side.kwargs))
             again = tuple(_plain(name, value, restore.is_older) for name, value in leaves(result))
-    return Ran(found, wide, constants, formats.coarsest, formats.steps, elsewhere), again
+    return Ran(found, wide, constants, formats.coarsest, formats.steps, elsewhere, formats.casts), again
 
 
 def _guarded(side: Side, run: Callable[[], Any]) -> Any:
