@@ -84,7 +84,7 @@ class Constants:
     def _number(self, x: Tensor) -> Tensor | None:
         """The Python numbers that ``x`` was made from, wide."""
         if self.written is not None and x.dim() == 0 and is_inexact(x.dtype):
-            number = torch.tensor(self.written).to(wide_dtype(x.dtype))
+            number = torch.tensor(self.written, dtype=wide_dtype(x.dtype), device=x.device)
             if torch.equal(number.to(x.dtype), x):
                 return number
         return self._numbers.get(x)
@@ -147,8 +147,11 @@ def numbers_in_and_out(constants: Constants, keep: Callable[[Tensor], None]) -> 
         finally:
             constants.written = None
 
-    functions = {"tensor": making(torch.tensor, 0), "as_tensor": making(torch.as_tensor, 0)}
-    methods = {
+    functions: dict[str, Callable[..., Any]] = {
+        "tensor": making(torch.tensor, 0),
+        "as_tensor": making(torch.as_tensor, 0),
+    }
+    methods: dict[str, Callable[..., Any]] = {
         "new_tensor": making(torch._C.TensorBase.new_tensor, 1),
         "numpy": leaving("numpy"),
         "tolist": leaving("tolist"),
