@@ -58,8 +58,11 @@ def _shown(executed: Executed, sizes: list[Tensor | float]) -> list[float]:
             shown.append(1.0)
             continue
         error = (reference - x).abs()
-        ratio = torch.where(error.isfinite() & (error > 0), error / (size * (u / U64)), 0.0)
-        shown.append(max(1.0, float(ratio.nan_to_num(posinf=0.0).square().mean().sqrt())))
+        error = torch.where(error.isfinite(), error, 0.0)
+        expected = size * (u / U64) if isinstance(size, float) else torch.where(size.isfinite(), size * (u / U64), 0.0)
+        # Of root mean squares, so that an element which should have no error at all does not decide for all others.
+        whole = float(expected.square().mean().sqrt()) if isinstance(expected, Tensor) else expected
+        shown.append(max(1.0, float(error.square().mean().sqrt()) / whole) if whole > 0 else 1.0)
     return shown
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from roundoff.errors import RoundoffError
 from roundoff.formats import UNIT_ROUNDOFF, widen
 from roundoff.replay.constants import Constants, numbers_in_and_out
-from roundoff.replay.wide import Executed, Observer, WideRun
-from roundoff.tape.leaves import leaves
+from roundoff.replay.wide import Executed, Observer, Opaque, WideRun
+from roundoff.tape.leaves import is_wrapper, leaves
 from roundoff.tape.storages import has_storage
 from roundoff.tape.trace import drew_elsewhere, random_state, set_random_state, untouched
 from roundoff.tape.watch import Listener, ListenerFailed, Step, watch
@@ -139,9 +139,12 @@ def _leaf(name: str, value: Any, wide: WideRun, is_older: Callable[[Tensor], boo
     if not has_storage(value):
         value = value.to_dense() if value.layout != torch.strided else value
         return Leaf(name, value, widen(value))
+    if is_wrapper(value):
+        wide.opaque.append(Opaque("the output", name, f"a {type(value).__name__}"))
     try:
         twin = wide.twins.wide(value)
-    except ValueError:
+    except ValueError as error:
+        wide.opaque.append(Opaque("the output", name, str(error)))
         twin = widen(value)
     if is_older(value):  # it will be put back to what it was
         return Leaf(name, value.clone(), twin.clone())

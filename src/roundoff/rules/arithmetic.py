@@ -15,6 +15,7 @@ from torch import Tensor
 from roundoff.rules.registry import register
 from roundoff.rules.rule import Call, Limit, Nature, Rule
 from roundoff.rules.samples import Operands, given
+from roundoff.rules.ulps import roundings
 
 _HIGHAM = "Higham, Accuracy and Stability of Numerical Algorithms (2002), §2.2: each operation is rounded once"
 
@@ -110,7 +111,7 @@ def _pow(call: Call) -> Limit:
     x, e, y = call.args[0], call.args[1], call.out[0]
     if not y.is_floating_point() and not y.is_complex():
         return 0.0
-    limit = y.abs() * (call.gamma(_POW if not y.is_complex() else 64) + call.gamma_out(3))
+    limit = y.abs() * (call.gamma(64 if y.is_complex() else roundings("pow")) + call.gamma_out(3))
     exponent, base = off(call, e), off(call, x)
     if isinstance(exponent, Tensor) or exponent:
         steep = x.abs().log().abs() if isinstance(x, Tensor) else torch.tensor(abs(x)).double().log().abs()
@@ -156,9 +157,6 @@ def _addr(call: Call) -> Limit:
     beta, alpha = abs(call.kwargs.get("beta", 1)), abs(call.kwargs.get("alpha", 1))
     sizes: Tensor = torch.outer(x.abs(), y.abs()) * alpha + added.abs() * beta
     return sizes * call.gamma_out(3)
-
-
-_POW = 10.0  # 1 ulp claimed by its makers (SLEEF: pow_u10; libm); 4 c + 2 ulp allowed
 
 
 def _pairs(r: Operands) -> Iterable[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,12 +15,17 @@ from roundoff.rules.rule import Call, Limit, Nature, Rule
 from roundoff.rules.samples import Operands, given
 from roundoff.rules.ulps import roundings
 
-_CLAIMED = 10.0  # 1 ulp claimed by their makers (SLEEF u10, libm); 4 c + 2 ulp allowed
-_SOURCE = "1 ulp claimed by the makers of the kernels' libraries (SLEEF, libm); four times that and 2 ulp allowed"
+#: Functions of two numbers whose error is measured.
+PAIRS = ("atan2", "hypot", "pow")
+
+_SOURCE = "measured: benchmarks/measure_ulps.py"
 
 
-def _plain(call: Call) -> Limit:
-    return call.out[0].abs() * call.gamma(_CLAIMED) + call.tiny
+def _measured(name: str) -> Callable[[Call], Limit]:
+    def bound(call: Call) -> Limit:
+        return call.out[0].abs() * call.gamma(roundings(name)) + call.tiny
+
+    return bound
 
 
 def _logaddexp(call: Call) -> Limit:
@@ -47,7 +53,7 @@ def _polar(call: Call) -> Limit:
 
 
 def _angle(call: Call) -> Limit:
-    return call.out[0].abs() * call.gamma(_CLAIMED)
+    return call.out[0].abs() * call.gamma(roundings("atan2"))
 
 
 def _sgn(call: Call) -> Limit:
@@ -75,7 +81,8 @@ def _near_zero(r: Operands) -> list[Any]:
 _SELF = "conditioning of the formula; ulp constants measured: benchmarks/measure_ulps.py"
 
 for _names, _bound, _cases, _where in (
-    (("atan2", "hypot"), _plain, _two, _SOURCE),
+    (("atan2",), _measured("atan2"), _two, _SOURCE),
+    (("hypot",), _measured("hypot"), _two, _SOURCE),
     (("logaddexp", "logaddexp2"), _logaddexp, _near_zero, _SELF),
     (("xlogy", "special_xlog1py"), _xlogy, lambda r: [(r.normal(3, 41), r.uniform(41, high=3))], _SELF),
     (("angle",), _angle, lambda r: [r.wild(40)], _SOURCE),

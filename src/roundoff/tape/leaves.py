@@ -50,6 +50,11 @@ def tensors(value: Any) -> list[Tensor]:
     return [leaf for _, leaf in leaves(value) if isinstance(leaf, Tensor)]
 
 
+def is_wrapper(x: Tensor) -> bool:
+    """True for tensors of a kind of their own, which hold others and say themselves what operators do to them."""
+    return type(x).__torch_dispatch__ is not Tensor.__torch_dispatch__
+
+
 def operands(args: Any) -> list[Tensor]:
     """The tensors among an operator's arguments, which nest only in lists, tuples and the dict of keywords."""
     found: list[Tensor] = []

@@ -7,6 +7,7 @@ there. Module paths come from global hooks: hooks on the user's own modules woul
 from __future__ import annotations
 
 import linecache
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,8 +23,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from roundoff.tape.leaves import operands
 
-_TORCH = str(Path(torch.__file__).parent)
-_HERE = str(Path(__file__).parent)
+_HERE = str(Path(__file__).parent) + os.sep
+#: Where the user's lines are not: PyTorch, the watching, and what stands in for PyTorch's functions meanwhile.
+_NOT_THE_USER = ("<", str(Path(torch.__file__).parent) + os.sep, _HERE, str(Path(__file__).parents[1] / "replay") + os.sep)
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,9 @@ def _is_composite(op: Any) -> bool:
     return has(op.name(), "CompositeImplicitAutograd") and not any(
         has(op.name(), key) for key in ("ADInplaceOrView", "CPU", "CUDA")
     )
+
+
+_PLAIN = (Tensor, nn.Parameter, nn.Buffer)
 
 
 class ListenerFailed(Exception):
@@ -192,7 +197,9 @@ class _Watch(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if _is_composite(func):
+        if any(kind not in _PLAIN for kind in types):
+            return NotImplemented  # a tensor of a kind of its own: what it does is seen, not what it is asked to do
+        if _is_composite(func) and not any(x.is_nested for x in operands((args, kwargs))):
             # inference_mode shows composite operators whole; opened, they run the same kernels and can be followed.
             with _as_called(_cast(func)), self:
                 return func._op_dk(_KEY.CompositeImplicitAutograd, *args, **kwargs)
@@ -226,10 +233,9 @@ def _user_frame() -> tuple[str, int]:
     frame = sys._getframe(2)
     while frame is not None:
         name = frame.f_code.co_filename
-        if name.startswith(_HERE):
-            if frame.f_code is _run.__code__:
-                break
-        elif not name.startswith((_TORCH, "<")):
+        if frame.f_code is _run.__code__:
+            break
+        if not name.startswith(_NOT_THE_USER):
             return name, frame.f_lineno
         frame = frame.f_back  # type: ignore[assignment]
     return "", 0
