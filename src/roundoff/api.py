@@ -91,12 +91,8 @@ class Comparison:
         yield terminal.render(view(self._judgement))
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
-        console = Console(record=True, width=120, file=open(os.devnull, "w"))  # noqa: SIM115
-        console.print(self)
-        return {"text/plain": str(self), "text/html": console.export_html(inline_styles=True, code_format=_HTML)}
-
-
-_HTML = '<pre style="font-family:monospace;white-space:pre-wrap">{code}</pre>'
+        shown = view(self._judgement)
+        return {"text/plain": terminal.text(shown), "text/html": terminal.notebook(shown)}
 
 
 def compare(

@@ -100,22 +100,18 @@ def _reround(case: Case, settled: Settled, matching: Matching, names: dict[int, 
         if name in spread and real.d.numel():
             pooled = spread[name].square().mean().sqrt()
             z = max(z, float((real.d / torch.maximum(spread[name], pooled)).nan_to_num(posinf=float("inf")).max()))
-    which = [_name(x, names, "A") for x in matching.a[:2]] + [_name(x, names, "B") for x in matching.b[:2]]
-    count = len(matching.a) + len(matching.b)
-    more = ", …" if count > len(which) else ""
+    first = [_name(x, names, side) for side, unmatched in (("A", matching.a), ("B", matching.b)) for x in unmatched[:1]]
+    counts = f"{len(matching.a)} of A's parameters and {len(matching.b)} of B's"
     if z > FLOOR:
-        text = (
-            f"{count} parameters are not the same numbers on both sides ({', '.join(which)}{more}), "
-            f"by far more than rounding them once more would make (z = {z:.3g}). {_HINT}"
-        )
-        case.find(Kind.WEIGHTS_DIFFER, ", ".join(which), text)
-        return Verdict.DIFFERENT, f"Not the same parameters: {text}", settled
+        text = f"{counts} hold other numbers, by far more than rounding them once more would make (z = {z:.3g})."
+        case.find(Kind.WEIGHTS_DIFFER, ", ".join(first), text)
+        return Verdict.DIFFERENT, f"Not the same parameters. {_HINT}", settled
     text = (
-        f"{count} parameters are not the same numbers on both sides ({', '.join(which)}), and rounding them once more "
-        f"could make a difference of this size (z = {z:.3g}): it cannot be told whether they were folded or changed. {_HINT}"
+        f"{counts} hold other numbers, and rounding them once more could make a difference of this size (z = {z:.3g}): "
+        "it cannot be told whether they were folded or changed."
     )
-    case.find(Kind.WEIGHTS_DIFFER, ", ".join(which), text)
-    return Verdict.UNDECIDED, text, settled
+    case.find(Kind.WEIGHTS_DIFFER, ", ".join(first), text)
+    return Verdict.UNDECIDED, f"{text} {_HINT}", settled
 
 
 def _add_spread(spread: dict[str, Tensor], side: Side, ran: Ran, unmatched: tuple[Tensor, ...]) -> None:

@@ -72,6 +72,16 @@ def _ratio(real: str, floor: str) -> float:
     return float(real) / float(floor) if float(floor) > 0 else float(real) * float("inf") if float(real) > 0 else 0.0
 
 
+def notebook(view: View) -> str:
+    """The same as a piece of HTML for a notebook, everything escaped."""
+    console = Console(record=True, width=120, file=StringIO())
+    console.print(render(view))
+    return console.export_html(inline_styles=True, code_format=_PRE)
+
+
+_PRE = '<pre style="font-family:monospace;white-space:pre-wrap">{code}</pre>'
+
+
 def text(view: View, width: int = 120) -> str:
     """The same as plain text."""
     out = StringIO()

@@ -25,7 +25,12 @@ from roundoff.tape.leaves import operands
 
 _HERE = str(Path(__file__).parent) + os.sep
 #: Where the user's lines are not: PyTorch, the watching, and what stands in for PyTorch's functions meanwhile.
-_NOT_THE_USER = ("<", str(Path(torch.__file__).parent) + os.sep, _HERE, str(Path(__file__).parents[1] / "replay") + os.sep)
+_NOT_THE_USER = (
+    "<",
+    str(Path(torch.__file__).parent) + os.sep,
+    _HERE,
+    str(Path(__file__).parents[1] / "replay") + os.sep,
+)
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,18 @@ _UNDECLARED = {
 
 _SHAPE_ONLY = {
     f"aten::{name}_"
-    for name in ("transpose", "t", "squeeze", "unsqueeze", "as_strided", "swapaxes", "swapdims", "detach", "resize", "set")
+    for name in (
+        "transpose",
+        "t",
+        "squeeze",
+        "unsqueeze",
+        "as_strided",
+        "swapaxes",
+        "swapdims",
+        "detach",
+        "resize",
+        "set",
+    )
 }
 
 
