@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from roundoff.errors import RoundoffError
-from roundoff.tape.leaves import leaves, map_operands, operands
+from roundoff.formats import is_inexact
+from roundoff.tape.leaves import is_wrapper, leaves, map_operands, operands
 from roundoff.tape.storages import StorageMap, has_storage
 from roundoff.tape.trace import random_state, set_random_state, untouched
-from roundoff.tape.watch import Step, watch
+from roundoff.tape.watch import Setting, Step, watch
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,16 @@ class Place:
     offset: int
     conj: bool = False
     neg: bool = False
+    requires_grad: bool = False  # some kernels decide by it how they compute
+    nested: tuple[Tensor, ...] | None = field(default=None, compare=False)  # sizes, strides and offsets of the parts
+
+
+@dataclass(frozen=True)
+class Seed:
+    """A random generator of the network's own, in the state in which a step found it."""
+
+    device: torch.device
+    state: Tensor = field(compare=False)
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,7 @@ class Recorded:
     results: tuple[Place, ...]
     module: str
     source: str
+    setting: Setting = field(repr=False, compare=False)
 
     def __str__(self) -> str:
         shapes = ", ".join(f"{str(p.dtype).removeprefix('torch.')}{list(p.size)}" for p in self.results)
@@ -78,14 +90,15 @@ class Tape:
         before = random_state()
         set_random_state(self._randomness)
         try:
-            with torch.no_grad():
-                for step in self.steps:
-                    out = step.op(*_real(step.args, memory), **_real(step.kwargs, memory))
-                    for place, x in zip(step.results, operands(out), strict=True):
-                        memory[place.storage] = x.untyped_storage()
+            for step in self.steps:
+                args, kwargs = _real((step.args, step.kwargs), memory)
+                with step.setting.again():
+                    out = step.op(*args, **kwargs)
+                for place, x in zip(step.results, operands(out), strict=True):
+                    memory[place.storage] = x.untyped_storage()
         finally:
             set_random_state(before)
-        return tuple(_tensor(place, memory) for place in self.outputs)
+        return tuple(_tensor(place, memory).detach() for place in self.outputs)
 
 
 class _Recorder:
@@ -99,8 +112,9 @@ class _Recorder:
         self._found: tuple[Any, Any] = ((), {})
 
     def place(self, x: Tensor, *, made: bool = False) -> Place:
-        if not has_storage(x):
-            raise RoundoffError(f"A {x.layout} tensor cannot be recorded. Record a network on dense tensors.")
+        if not has_storage(x) or is_wrapper(x):
+            kind = type(x).__name__ if is_wrapper(x) else str(x.layout)
+            raise RoundoffError(f"A {kind} tensor cannot be recorded. Record a network on dense tensors.")
         number = self._numbers.get(x)
         if number is None:
             number = self._count
@@ -108,20 +122,30 @@ class _Recorder:
             self._numbers.set(x, number)
             if not made:
                 self.starts[number] = x.untyped_storage().clone()
-        return Place(
-            number, x.dtype, tuple(x.size()), tuple(x.stride()), int(x.storage_offset()), x.is_conj(), x.is_neg()
-        )
+        if x.is_nested:
+            parts = x._nested_tensor_size(), x._nested_tensor_strides(), x._nested_tensor_storage_offsets()
+            return Place(number, x.dtype, (), (), 0, requires_grad=x.requires_grad, nested=parts)
+        size, stride, offset = tuple(x.size()), tuple(x.stride()), int(x.storage_offset())
+        return Place(number, x.dtype, size, stride, offset, x.is_conj(), x.is_neg(), x.requires_grad)
 
     def before(self, step: Step) -> None:
+        places: dict[int, Place] = {}  # a tensor that is given twice is the same one when the step is replayed
+
         def placed(x: Any) -> Any:
-            return self.place(x) if isinstance(x, Tensor) else x
+            if isinstance(x, torch.Generator):
+                return Seed(x.device, x.get_state())
+            if not isinstance(x, Tensor):
+                return x
+            if id(x) not in places:
+                places[id(x)] = self.place(x)
+            return places[id(x)]
 
         self._found = map_operands(placed, step.args), map_operands(placed, step.kwargs)
 
     def after(self, step: Step, out: Any) -> None:
         args, kwargs = self._found
         results = tuple(self.place(x, made=True) for x in operands(out))
-        self.steps.append(Recorded(step.index, step.op, args, kwargs, results, step.module, step.source))
+        self.steps.append(Recorded(step.index, step.op, args, kwargs, results, step.module, step.source, step.setting))
 
 
 def record_run(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tape:
@@ -141,12 +165,30 @@ def record_run(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[st
 
 
 def _real(value: Any, memory: dict[int, torch.UntypedStorage]) -> Any:
-    return map_operands(lambda x: _tensor(x, memory) if isinstance(x, Place) else x, value)
+    made: dict[int, Tensor] = {}
+
+    def real(x: Any) -> Any:
+        if isinstance(x, Seed):
+            return torch.Generator(x.device).set_state(x.state)
+        if not isinstance(x, Place):
+            return x
+        if id(x) not in made:
+            made[id(x)] = _tensor(x, memory)
+        return made[id(x)]
+
+    return map_operands(real, value)
 
 
+@torch.no_grad()
 def _tensor(place: Place, memory: dict[int, torch.UntypedStorage]) -> Tensor:
     storage = memory[place.storage]
-    x = torch.empty(0, dtype=place.dtype, device=storage.device).set_(storage, place.offset, place.size, place.stride)
+    x = torch.empty(0, dtype=place.dtype, device=storage.device)
+    if place.nested is not None:
+        x = torch._nested_view_from_buffer(x.set_(storage), *place.nested)
+    else:
+        x = x.set_(storage, place.offset, place.size, place.stride)
     if place.conj:
         x = x.conj()
-    return torch._neg_view(x) if place.neg else x
+    if place.neg:
+        x = torch._neg_view(x)
+    return x.requires_grad_(place.requires_grad) if is_inexact(place.dtype) else x

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from roundoff.errors import RoundoffError
 from roundoff.tape.leaves import operands
 
 _HERE = str(Path(__file__).parent) + os.sep
@@ -34,6 +35,27 @@ _NOT_THE_USER = (
 
 
 @dataclass(frozen=True)
+class Setting:
+    """How a kernel finds PyTorch set: the keys of the dispatcher that are on and off, gradients, and autocast's format."""
+
+    include: Any
+    exclude: Any
+    grad: bool
+    cast_to: torch.dtype
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """The same setting once more."""
+        cast_to = torch.get_autocast_dtype("cpu")
+        torch.set_autocast_dtype("cpu", self.cast_to)
+        try:
+            with torch.set_grad_enabled(self.grad), torch._C._ForceDispatchKeyGuard(self.include, self.exclude):
+                yield
+        finally:
+            torch.set_autocast_dtype("cpu", cast_to)
+
+
+@dataclass(frozen=True)
 class Step:
     """One executed ATen operation: its operands as they are before it runs, its module and the user's source line."""
 
@@ -43,6 +65,7 @@ class Step:
     kwargs: dict[str, Any]
     module: str
     frame: tuple[str, int] = field(repr=False)
+    setting: Setting = field(repr=False)
 
     @cached_property
     def overwritten(self) -> list[Tensor]:
@@ -185,9 +208,8 @@ def _passed(op: Any, inference: bool) -> Any:
     return _cast(op) | _AUTOGRAD | (_keys() if inference and not tracked else _VIEWS)
 
 
-@contextmanager
-def _as_called(passed: Any) -> Iterator[None]:
-    """The dispatcher as it was where the user's call came in, less the keys ``passed``.
+def _keys_without(passed: Any) -> tuple[Any, Any]:
+    """The keys of the dispatcher that were on and off where the user's call came in, less the keys ``passed``.
 
     Below a mode the dispatcher is told to pass over everything above it. What a kernel calls inside would not see
     autocast, lazy conjugation, nor the tracking of views (``matmul`` folds or not by whether a view of a parameter asks
@@ -195,9 +217,7 @@ def _as_called(passed: Any) -> Iterator[None]:
     """
     with torch._C._RestorePythonTLSSnapshot():  # type: ignore[attr-defined]
         include = torch._C._dispatch_tls_local_include_set() - _MODE
-        exclude = torch._C._dispatch_tls_local_exclude_set() | passed
-        with torch._C._ForceDispatchKeyGuard(include, exclude):
-            yield
+        return include, torch._C._dispatch_tls_local_exclude_set() | passed
 
 
 class _Watch(TorchDispatchMode):
@@ -217,14 +237,18 @@ class _Watch(TorchDispatchMode):
             return NotImplemented  # a tensor of a kind of its own: what it does is seen, not what it is asked to do
         if _is_composite(func) and not any(x.is_nested for x in operands((args, kwargs))):
             # inference_mode shows composite operators whole; opened, they run the same kernels and can be followed.
-            with _as_called(_cast(func)), self:
+            with torch._C._RestorePythonTLSSnapshot(), torch._C._ExcludeDispatchKeyGuard(_cast(func)), self:  # type: ignore[attr-defined]
                 return func._op_dk(_KEY.CompositeImplicitAutograd, *args, **kwargs)
+        include, exclude = _keys_without(_passed(func, torch.is_inference_mode_enabled()))
         if self.failure is not None:
-            return _call(func, args, kwargs)
-        step = Step(self.steps, func, args, kwargs, self.modules[-1], _user_frame())
+            with torch._C._ForceDispatchKeyGuard(include, exclude):
+                return func(*args, **kwargs)
+        setting = Setting(include, exclude, torch.is_grad_enabled(), torch.get_autocast_dtype("cpu"))
+        step = Step(self.steps, func, args, kwargs, self.modules[-1], _user_frame(), setting)
         self.steps += 1
         self._tell("before", step)
-        out = _call(func, args, kwargs)
+        with torch._C._ForceDispatchKeyGuard(include, exclude):
+            out = func(*args, **kwargs)
         self._tell("after", step, out)
         return out if self.replace is None else self.replace(step, out)
 
@@ -232,16 +256,11 @@ class _Watch(TorchDispatchMode):
         if self.failure is not None:
             return
         try:
-            with _as_called(_AUTOCAST | _AUTOGRAD | _VIEWS):
+            with torch._C._ForceDispatchKeyGuard(*_keys_without(_AUTOCAST | _AUTOGRAD | _VIEWS)):
                 for listener in self.listeners:
                     getattr(listener, event)(*what)
         except Exception as error:  # kept, and raised when the run is over: the model must not be able to catch it
             self.failure = error
-
-
-def _call(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    with _as_called(_passed(func, torch.is_inference_mode_enabled())):
-        return func(*args, **kwargs)
 
 
 def _user_frame() -> tuple[str, int]:
@@ -304,5 +323,7 @@ def watch(
                 out = _run(model, args, kwargs)
         finally:
             if mode.failure is not None:
+                if isinstance(mode.failure, RoundoffError):
+                    raise mode.failure
                 raise ListenerFailed("watching failed") from mode.failure
     return out
