@@ -184,8 +184,10 @@ def test_modes() -> None:
 
 def test_what_training_mode_changes_is_named() -> None:
     result = run("compare", "torch.nn:Dropout(0.5)", "torch.nn:Dropout(0.5)", "--args", "float32[3]")
-    assert "training mode, in which Dropout differ" in text(result)
+    assert "Training mode changes what Dropout does; --eval compares in evaluation mode." in text(result)
     assert result.exit_code == 0  # both draw the same
+    for calm in (["torch.nn:Dropout(0.5)", "torch.nn:Dropout(0.5)", "--eval"], ["torch.nn:Dropout(0.0)"] * 2):
+        assert "changes what" not in run("compare", *calm, "--args", "float32[3]").output
 
 
 def test_gradients() -> None:

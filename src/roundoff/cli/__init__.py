@@ -18,7 +18,7 @@ from roundoff.api import compare
 from roundoff.cli import options
 from roundoff.cli.console import check_writable, end, progress, show
 from roundoff.cli.coverage import cover
-from roundoff.cli.networks import check_inputs, load_network, mode
+from roundoff.cli.networks import check_inputs, describe_modes, load_network
 from roundoff.errors import RoundoffError
 from roundoff.load import load_args, load_device, seed_all
 from roundoff.records import Verdict
@@ -79,7 +79,7 @@ def compare_command(
         if json == "-":
             print(found.to_json(), end="", flush=True)
             return EXIT[found.verdict]
-        show(Text(f"A  {a}{mode(network_a)}\nB  {b}{mode(network_b)}\n", style="dim"), found)
+        show(Text(describe_modes({"A": (a, network_a), "B": (b, network_b)}), style="dim"), found)
         if json is not None:
             found.to_json(json)
         return EXIT[found.verdict]

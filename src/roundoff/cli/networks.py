@@ -27,15 +27,25 @@ def load_network(text: str, seed: int, device: torch.device, weights: Path | Non
     return network
 
 
-def mode(network: Any) -> str:
-    """In which mode a module is, and what that changes in it."""
-    if not isinstance(network, nn.Module):
-        return ""
-    if not network.training:
-        return "  (evaluation mode)"
-    kinds = {type(m).__name__ for m in network.modules() if isinstance(m, (_DropoutNd, _NormBase)) and m.training}
-    acts = f", in which {' and '.join(sorted(kinds))} differ; --eval for evaluation mode" if kinds else ""
-    return f"  (training mode{acts})"
+def describe_modes(networks: dict[str, tuple[str, Any]]) -> str:
+    """A line for each network, by its name: how it was named and in which mode it is; and what training mode means."""
+    lines, acting = [], set[str]()
+    for name, (text, network) in networks.items():
+        mode = ""
+        if isinstance(network, nn.Module):
+            mode = "  (training mode)" if network.training else "  (evaluation mode)"
+            acting |= {type(m).__name__ for m in network.modules() if m.training and _acts_in_training(m)}
+        lines.append(f"{name}  {text}{mode}")
+    if acting:
+        lines.append(
+            f"Training mode changes what {' and '.join(sorted(acting))} does; --eval compares in evaluation mode."
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _acts_in_training(module: nn.Module) -> bool:
+    """True for a dropout that drops something, and for a batch norm."""
+    return isinstance(module, _NormBase) or (isinstance(module, _DropoutNd) and module.p > 0)
 
 
 def check_inputs(name: str, text: str, network: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
