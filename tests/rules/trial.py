@@ -118,6 +118,16 @@ def trial(rule: Rule, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         return Trial(call, native, reference, bounds(rule, call, native, reference))
 
 
+def tried(op: Any, *args: Any, **kwargs: Any) -> Trial:
+    """One call of ``op``, with the rule that is looked up for what then runs."""
+    with torch.no_grad(), First() as first:
+        op(*args, **kwargs)
+    assert first.seen is not None
+    rule = lookup(first.seen[0])
+    assert rule is not None
+    return trial(rule, op, args, kwargs)
+
+
 def samples(rule: Rule, dtype: torch.dtype, seed: int = 0) -> Iterator[tuple[Any, tuple[Any, ...], dict[str, Any]]]:
     """The rule's operators, each with its sample operands."""
     for name in rule.ops:

@@ -75,10 +75,11 @@ def _factors(call: Call, first: int, dims: int) -> list[Any]:
 def _linear(call: Call) -> Limit:
     x, align = call.args[0], bool(call.args[2])
     _, error = _coordinates(call, align, _factors(call, 3, x.dim() - 2), 0.5)
-    # the three-dimensional kernel rounds weights and partial sums to the format of the output
-    between = call.gamma_out(12) if x.dim() == 5 else 0.0
+    # on short formats partial sums are rounded to them, and so are weights, which is like moving the coordinate
+    coarse = call.u_out > call.u
+    between = call.gamma_out(2 * len(error) + 2) if coarse else 0.0
     limit: Tensor = call.op(x.abs(), *call.args[1:], **call.kwargs).mul_(call.gamma(12) + between)
-    moved = _spread(error)
+    moved = _spread([e + (2 * call.u_out if coarse else 0.0) for e in error])
     if bool(moved.any()):
         limit = limit + call.op(_range(x, 1), *call.args[1:], **call.kwargs) * moved
     return limit.add_(call.out[0].abs() * call.gamma_out(2))

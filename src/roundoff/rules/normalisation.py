@@ -11,6 +11,7 @@ the second where kernels are known to take it, and ``stable`` is that of the fir
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from math import inf
 from typing import Any
 
 import torch
@@ -42,8 +43,9 @@ def _normalised(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Bounds of (y, mean, 1/√(σ² + ε)). ``x`` is reshaped so that ``dims`` are normalised; gain and shift broadcast.
 
-    ``factors``: ρ g and b - μ ρ g are stored in the format of the output before they are used.
+    ``factors``: μ, ρ, ρ g and b - μ ρ g are stored in the format of the output before they are used.
     """
+    coarse = factors and call.u_out > call.u
     y = call.out[0].reshape(x.shape)
     n = 1
     for d in dims:
@@ -51,13 +53,18 @@ def _normalised(
     variance, mean = torch.var_mean(x, dims, correction=0, keepdim=True)
     square = variance + mean.square()
     error = square * (3 * call.gamma(n + 2)) if one_pass else spread_error(call, variance, square, n)
+    if coarse:
+        error = error.add_(mean.mul(call.gamma_out(2)).square_())
     spread = variance.add_(eps)
     rho = spread.rsqrt()
     stretch = _stretch(error, spread).add_(call.gamma(5) + call.scalar(eps) / max(eps, 1e-300))
     mean_error = x.abs().mean(dims, keepdim=True).mul_(call.gamma(n + 2))
     # (|x| + |μ|) for the roundings of x - μ, or of x ρ g and of μ ρ g
-    limit = (x.abs() + mean.abs()).mul_(call.gamma(4) + (call.gamma_out(3) if factors else 0.0)).add_(mean_error)
-    limit = limit.add_((x - mean).abs_().mul_(stretch)).mul_(rho)
+    limit = (x.abs() + mean.abs()).mul_(call.gamma(4) + (call.gamma_out(3) if coarse else 0.0)).add_(mean_error)
+    if coarse:
+        stretch = stretch.add_(call.gamma_out(3))
+        limit = limit.add_(2 * call.underflow)
+    limit = limit.add_((x - mean).abs_().mul_(stretch)).mul_(rho).nan_to_num_(nan=inf, posinf=inf)
     if gain is not None:
         limit = limit.mul_(gain.abs())
     limit = limit.add_(y.abs().mul_(call.gamma(2)))
