@@ -11,10 +11,11 @@ from torch import Tensor
 
 from roundoff.errors import RoundoffError
 from roundoff.formats import is_inexact
+from roundoff.tape.dispatcher import Setting
 from roundoff.tape.leaves import is_wrapper, leaves, map_operands, operands
 from roundoff.tape.storages import StorageMap, has_storage
 from roundoff.tape.trace import random_state, set_random_state, untouched
-from roundoff.tape.watch import Setting, Step, watch
+from roundoff.tape.watch import Step, watch
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,9 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from roundoff.errors import RoundoffError
+from roundoff.tape.dispatcher import COMPOSITE, Setting, aside, inside, is_composite, setting_of
 from roundoff.tape.leaves import operands
+from roundoff.tape.objects import holders
 
 _HERE = str(Path(__file__).parent) + os.sep
 #: Where the user's lines are not: PyTorch, the watching, and what stands in for PyTorch's functions meanwhile.
@@ -32,27 +34,6 @@ _NOT_THE_USER = (
     _HERE,
     str(Path(__file__).parents[1] / "replay") + os.sep,
 )
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How a kernel finds PyTorch set: the keys of the dispatcher that are on and off, gradients, and autocast's format."""
-
-    include: Any
-    exclude: Any
-    grad: bool
-    cast_to: torch.dtype
-
-    @contextmanager
-    def again(self) -> Iterator[None]:
-        """The same setting once more."""
-        cast_to = torch.get_autocast_dtype("cpu")
-        torch.set_autocast_dtype("cpu", self.cast_to)
-        try:
-            with torch.set_grad_enabled(self.grad), torch._C._ForceDispatchKeyGuard(self.include, self.exclude):
-                yield
-        finally:
-            torch.set_autocast_dtype("cpu", cast_to)
 
 
 @dataclass(frozen=True)
@@ -137,19 +118,6 @@ def _written(op: Any) -> tuple[tuple[int, str], ...]:
     )
 
 
-@cache
-def _is_composite(op: Any) -> bool:
-    has = torch._C._dispatch_has_kernel_for_dispatch_key
-    # Views that keep track of their base stay whole: their results must come from below that bookkeeping.
-    # What has a kernel of its own beside the composite one runs that.
-    return has(op.name(), "CompositeImplicitAutograd") and not any(
-        has(op.name(), key) for key in ("ADInplaceOrView", "CPU", "CUDA")
-    )
-
-
-_PLAIN = (Tensor, nn.Parameter, nn.Buffer)
-
-
 class ListenerFailed(Exception):
     """A listener raised, which is a mistake in roundoff, not in the network; its cause is the exception itself."""
 
@@ -168,58 +136,6 @@ class Listener(Protocol):
 Replace = Callable[[Step, Any], Any]
 
 
-_KEY = torch._C.DispatchKey
-
-
-def _keys(*names: str) -> Any:
-    found = torch._C.DispatchKeySet(_KEY.Undefined)
-    for name in names:
-        found = found | torch._C.DispatchKeySet(getattr(_KEY, name))
-    return found
-
-
-def _excluded(inference: bool) -> Any:
-    with torch.inference_mode(inference):
-        return torch._C._dispatch_tls_local_exclude_set()
-
-
-_MODE = _keys("Python", "PythonTLSSnapshot")
-_VIEWS = _keys("ADInplaceOrView")
-_AUTOCAST = _keys("AutocastCPU", "AutocastCUDA")
-_AUTOGRAD = _excluded(True) - _excluded(False)
-
-#: Called by an operator that autocast lists, and calling others that it lists: there autocast has done its part.
-_CAST_ABOVE = {"aten::_euclidean_dist", "aten::_cdist_forward"}
-
-
-@cache
-def _cast(op: Any) -> Any:
-    """The keys of autocast that have dealt with ``op``; inside operators that autocast does not list it acts still."""
-    if op._schema.name in _CAST_ABOVE:
-        return _AUTOCAST
-    has = torch._C._dispatch_has_kernel_for_dispatch_key
-    return _keys(*(key for key in ("AutocastCPU", "AutocastCUDA") if has(op.name(), key)))
-
-
-@cache
-def _passed(op: Any, inference: bool) -> Any:
-    """The keys of the dispatcher that a call of ``op`` has behind it when its kernel runs."""
-    tracked = torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), "ADInplaceOrView")
-    return _cast(op) | _AUTOGRAD | (_keys() if inference and not tracked else _VIEWS)
-
-
-def _keys_without(passed: Any) -> tuple[Any, Any]:
-    """The keys of the dispatcher that were on and off where the user's call came in, less the keys ``passed``.
-
-    Below a mode the dispatcher is told to pass over everything above it. What a kernel calls inside would not see
-    autocast, lazy conjugation, nor the tracking of views (``matmul`` folds or not by whether a view of a parameter asks
-    for a gradient), and compute other bits than it does without a mode.
-    """
-    with torch._C._RestorePythonTLSSnapshot():  # type: ignore[attr-defined]
-        include = torch._C._dispatch_tls_local_include_set() - _MODE
-        return include, torch._C._dispatch_tls_local_exclude_set() | passed
-
-
 class _Watch(TorchDispatchMode):
     def __init__(self, listeners: Sequence[Listener], modules: list[str], replace: Replace | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -233,21 +149,19 @@ class _Watch(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if any(kind not in _PLAIN for kind in types):
+        if any(kind not in (Tensor, nn.Parameter, nn.Buffer) for kind in types):
             return NotImplemented  # a tensor of a kind of its own: what it does is seen, not what it is asked to do
-        if _is_composite(func) and not any(x.is_nested for x in operands((args, kwargs))):
-            # inference_mode shows composite operators whole; opened, they run the same kernels and can be followed.
-            with torch._C._RestorePythonTLSSnapshot(), torch._C._ExcludeDispatchKeyGuard(_cast(func)), self:  # type: ignore[attr-defined]
-                return func._op_dk(_KEY.CompositeImplicitAutograd, *args, **kwargs)
-        include, exclude = _keys_without(_passed(func, torch.is_inference_mode_enabled()))
+        if is_composite(func) and not any(x.is_nested for x in operands((args, kwargs))):
+            with inside(func), self:
+                return func._op_dk(COMPOSITE, *args, **kwargs)
+        setting = setting_of(func)
         if self.failure is not None:
-            with torch._C._ForceDispatchKeyGuard(include, exclude):
+            with setting.keys():
                 return func(*args, **kwargs)
-        setting = Setting(include, exclude, torch.is_grad_enabled(), torch.get_autocast_dtype("cpu"))
         step = Step(self.steps, func, args, kwargs, self.modules[-1], _user_frame(), setting)
         self.steps += 1
         self._tell("before", step)
-        with torch._C._ForceDispatchKeyGuard(include, exclude):
+        with setting.keys():
             out = func(*args, **kwargs)
         self._tell("after", step, out)
         return out if self.replace is None else self.replace(step, out)
@@ -256,7 +170,7 @@ class _Watch(TorchDispatchMode):
         if self.failure is not None:
             return
         try:
-            with torch._C._ForceDispatchKeyGuard(*_keys_without(_AUTOCAST | _AUTOGRAD | _VIEWS)):
+            with aside():
                 for listener in self.listeners:
                     getattr(listener, event)(*what)
         except Exception as error:  # kept, and raised when the run is over: the model must not be able to catch it
@@ -280,9 +194,9 @@ def _user_frame() -> tuple[str, int]:
 def _module_paths(root: Any) -> Iterator[list[str]]:
     """A stack of the paths of the modules that are running, kept by global hooks."""
     names: dict[int, str] = {}
-    if isinstance(root, nn.Module):
-        for name, module in root.named_modules(remove_duplicate=True):
-            names[id(module)] = name
+    for holder in holders(root):
+        if isinstance(holder, nn.Module) and id(holder) not in names:
+            names |= {id(module): name for name, module in holder.named_modules()}
     stack = [""]
 
     def enter(module: nn.Module, args: Any) -> None:
