@@ -16,6 +16,7 @@ from rich.console import Console
 from torch import nn
 from typer.testing import CliRunner
 
+from roundoff import __version__
 from roundoff.cli import app, console
 
 NET = '''
@@ -168,6 +169,11 @@ def test_the_same_seed_gives_the_same_numbers() -> None:
     first, second = run(*PAIR, "--json", "-"), run(*PAIR, "--json", "-")
     other = run(*PAIR, "--json", "-", "--seed", "1")
     assert first.stdout == second.stdout != other.stdout
+
+
+def test_the_version() -> None:
+    result = run("--version")
+    assert result.exit_code == 0 and result.stdout == f"roundoff {__version__} with PyTorch {torch.__version__}\n"
 
 
 # -- options ----------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ WIDTHS = (256, 64, 128, 256, 4)
 BATCH = 16
 SAMPLES = (1, 5)
 #: What every weight and bias is set to; None keeps what the constructor drew.
-WEIGHTS: dict[str, float | None] = {"weights 1": 1.0, "weights 0.001": 0.001, "random weights": None}
+WEIGHTS: dict[str, float | None] = {"1": 1.0, "0.001": 0.001, "random": None}
 ACTIVATIONS: dict[str, nn.Module] = {"ELU": nn.ELU(), "sigmoid": nn.Sigmoid()}
 OUTPUTS = {"[0]": "logits", "[1]": "features"}
 
@@ -115,7 +115,7 @@ def answer_thread(device: torch.device | str = "cpu", progress: Progress | None 
         rows = []
         cases = list(cases_of_the_question())
         for i, case in enumerate(cases):
-            tell(i, len(cases) + 7, ", ".join(map(str, case)))
+            tell(i, len(cases) + 7, "{}, weights {}: {}, {} samples".format(*case))
             rows.append(run_case(*case, device))
         claims: list[Claim] = []
         for check in (order, permutation, one_sample, another_function, tall_kernel, segmentation, large_values):
@@ -259,8 +259,8 @@ def one_sample(rows: tuple[Row, ...], device: torch.device) -> Claim:
         "With one sample they are identical",
         "the lines of the table with one sample",
         f"identical bits: {counts}. The largest difference relative to the values is {size(worst.relative)}, with "
-        f"{worst.form}, {worst.activation} and {worst.weights}. It depends on which kernel the size of the input "
-        "leads to, here and now.",
+        f"{worst.form}, {worst.activation} and weights {worst.weights}. It depends on which kernel the size of the "
+        "input leads to, here and now.",
         all(row.verdict == "identical" for row in single),
     )
 
@@ -332,7 +332,7 @@ def large_values(rows: tuple[Row, ...], device: torch.device) -> Claim:
         chosen = [row for row in rows if (row.activation, row.weights) == (activation, weights)]
         return max(chosen, key=lambda row: row.difference_abs)
 
-    large, small = worst("ELU", "weights 1"), worst("sigmoid", "weights 0.001")
+    large, small = worst("ELU", "1"), worst("sigmoid", "0.001")
     return Claim(
         "With ELU and weights of 1 the difference is very large, yet negligible; with sigmoid and 0.001 it is small",
         "the lines of the table with these weights",
@@ -361,7 +361,9 @@ def _answer(rows: tuple[Row, ...]) -> str:
             "same products in another order, and each rounds."
         )
     odd = [row for row in rows if not row.same]
-    cases = "; ".join(f"{row.form}, {row.activation}, {row.weights}, {row.samples}: {row.verdict}" for row in odd)
+    cases = "; ".join(
+        f"{row.form}, {row.activation}, weights {row.weights}, {row.samples} samples: {row.verdict}" for row in odd
+    )
     return (
         f"On this machine {len(rows) - len(odd)} of {len(rows)} comparisons are round-off, and these are not: {cases}."
     )

@@ -9,12 +9,13 @@ from __future__ import annotations
 import sys
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import typer
 from rich.text import Text
 
-from roundoff.api import compare
+from roundoff.api import __version__, compare
 from roundoff.cli import options
 from roundoff.cli.console import check_writable, end, progress, show
 from roundoff.cli.coverage import cover
@@ -29,12 +30,27 @@ from roundoff.thread import answer_thread
 EXIT = {Verdict.IDENTICAL: 0, Verdict.ROUNDOFF: 0, Verdict.DIFFERENT: 1, Verdict.UNDECIDED: 3}
 
 app = typer.Typer(
-    help="Two networks that should be the same give different numbers: is it round-off, or a bug?",
     epilog="Exit codes: 0 the same, 1 different, 2 usage or an error, 3 undecided.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"roundoff {__version__} with PyTorch {torch.__version__}")
+        raise typer.Exit()
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+]
+
+
+@app.callback()
+def options_of_all(version: Version = False) -> None:
+    """Two networks that should be the same give different numbers: is it round-off, or a bug?"""
 
 
 @app.command("compare", cls=options.Command)

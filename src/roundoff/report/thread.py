@@ -108,16 +108,16 @@ def answer_page(answer: Answer) -> RenderableType:
 
 def _table(rows: tuple[Row, ...]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column("form, samples", no_wrap=True)
+    table.add_column("activation,\nweights\n form, samples", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for heading in (
-        "largest difference",
-        "largest value",
-        "relative to it",
+        "largest\ndiffer-\nence",
+        "largest\nvalue",
+        "rela-\ntive",
         "ulp",
-        "round-off of linear",
-        "round-off of form",
-        "real difference",
+        "round-\noff of\nlinear",
+        "round-\noff of\nform",
+        "real\ndiffer-\nence",
     ):
         table.add_column(heading, justify="right", overflow="fold")
     above = ("", "")
@@ -128,7 +128,7 @@ def _table(rows: tuple[Row, ...]) -> Table:
         sizes = (row.difference_abs, row.value_abs, row.relative)
         errors = (row.roundoff_linear_abs, row.roundoff_form_abs, row.real_abs)
         table.add_row(
-            f"  {row.form}, {row.samples}",
+            f" {row.form}, {row.samples}",
             Text(str(row.verdict), style=_COLOURS[row.verdict]),
             *map(size, sizes),
             "-" if row.ulp is None else f"{row.ulp:,}",
@@ -141,8 +141,11 @@ def size(x: float) -> str:
     """A size in two digits.
 
     >>> size(0.0), size(144.0), size(3.97e7), size(1.5e-8)
-    ('0', '144', '4.0e+07', '1.5e-08')
+    ('0', '144', '4.0e7', '1.5e-8')
     """
     if x == 0:
         return "0"
-    return f"{x:.0f}" if 10 <= x < 1000 else f"{x:.1f}" if 1 <= x < 10 else f"{x:.1e}"
+    if 0.1 <= x < 1000:
+        return f"{x:.0f}" if x >= 10 else f"{x:.2g}"
+    digits, _, power = f"{x:.1e}".partition("e")
+    return f"{digits}e{int(power)}" if power else digits
