@@ -25,18 +25,25 @@ class Hypothesis(StrEnum):
 
 def _to_tf32(x: Tensor) -> Tensor:
     """Rounded to TF32's ten fraction bits, ties away from zero, as ``cvt.rna.tf32.f32`` does."""
-    return _cut(x, 13, half=True)
+    return _cut(_pattern(x) + (1 << 12))
+
+
+def _to_tf32_even(x: Tensor) -> Tensor:
+    """The same, ties to even, as is usual in software."""
+    pattern = _pattern(x)
+    return _cut(pattern + (1 << 12) - 1 + (pattern >> 13 & 1))
 
 
 def _to_tf32_truncated(x: Tensor) -> Tensor:
-    return _cut(x, 13, half=False)
+    return _cut(_pattern(x))
 
 
-def _cut(x: Tensor, bits: int, *, half: bool) -> Tensor:
-    pattern = x.to(torch.float32).contiguous().view(torch.int32)
-    if half:
-        pattern = pattern + (1 << (bits - 1))
-    return (pattern & ~((1 << bits) - 1)).view(torch.float32).to(torch.float64)
+def _pattern(x: Tensor) -> Tensor:
+    return x.to(torch.float32).contiguous().view(torch.int32)
+
+
+def _cut(pattern: Tensor) -> Tensor:
+    return (pattern & ~((1 << 13) - 1)).view(torch.float32).to(torch.float64)
 
 
 def _to_bfloat16(x: Tensor) -> Tensor:
@@ -56,6 +63,7 @@ def _to_bf16x3(x: Tensor) -> Tensor:
 _HYPOTHESES: tuple[tuple[Hypothesis, Callable[[Tensor], Tensor]], ...] = (
     (Hypothesis.BF16X3, _to_bf16x3),
     (Hypothesis.TF32, _to_tf32),
+    (Hypothesis.TF32, _to_tf32_even),
     (Hypothesis.TF32, _to_tf32_truncated),
     (Hypothesis.FLOAT16, _to_float16),
     (Hypothesis.BFLOAT16, _to_bfloat16),
@@ -85,7 +93,8 @@ def explain_error(executed: Executed, native: Tensor, reference: Tensor) -> Hypo
             return None  # the rule hands out views of its operands: nothing was shortened
         (y,) = redo(executed.step, rule, args, executed.kwargs, executed.outs)
         left = _size(widen(native) - y)
-        if left < error / 8 and (best is None or left < best[0]):
+        # float16 has as many digits as TF32 and differs in its range only: a later one must be clearly better.
+        if left < error / 8 and (best is None or left < best[0] / 2):
             best = (left, hypothesis)
     return best[1] if best is not None else None
 
