@@ -19,8 +19,9 @@ from roundoff.formats import U64, is_inexact, widen
 SAME = 16.0
 #: |d| above so many E is real.
 FLOOR = 64.0
-#: With six samples E may come out too small by luck, by a factor of ten for one element in 10^5, and of 10^3 for none.
-CERTAIN = 1e4
+#: With two, six and fourteen samples E may come out too small by luck; a d of more than so many E is real all the same.
+#: The root mean square of n normal numbers is below t σ with a probability of about (n t² / 2)^(n/2) / Γ(n/2 + 1).
+CERTAIN = (1e7, 1e4, 64.0)
 
 
 @dataclass(frozen=True)

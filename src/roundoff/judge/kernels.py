@@ -20,7 +20,7 @@ from roundoff.replay.twins import Twins
 from roundoff.replay.wide import Executed
 from roundoff.rules import Call, Limit, Nature
 from roundoff.rules.opened import opened
-from roundoff.rules.rule import compute_unit, rounding
+from roundoff.rules.rule import compute_unit, limits_of, rounding
 
 #: Rounding the operands of a product to TF32 leaves an error of about 2^-11.5/√n of ‖x‖‖w‖. Below a sixth of that no
 #: step can have done so; float32 sums stay far below it wherever γ_n does not already forbid it.
@@ -117,12 +117,9 @@ def _limits(executed: Executed) -> list[Limit] | None:
     call = Call(
         executed.step.op, executed.args, executed.kwargs, tuple(reference), compute_unit(*dtypes), u_out=coarsest
     )
-    limits: Limit | tuple[Limit, ...] | None
-    limits = opened(call) if rule is None else rule.bound(call) if rule.bound is not None else 0.0
+    limits = opened(call) if rule is None else limits_of(rule, call)
     if limits is None:
         return None
-    if not isinstance(limits, tuple):
-        limits = (limits,) * len(reference)
     return [
         limit + rounding(x, y) if is_inexact(x.dtype) else limit
         for limit, x, y in zip(limits, executed.outs, reference, strict=True)

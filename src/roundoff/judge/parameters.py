@@ -99,11 +99,11 @@ def _changed(x: Tensor, numbers: Tensor) -> Changed | None:
     """The unknown elements of ``x`` where they are few: one, or a tenth of them."""
     unknown = ~_known(x, numbers)
     count = int(unknown.sum())
-    if count > max(1, x.numel() // 10) or x.is_complex():
+    if count > max(1, x.numel() // 10):
         return None
     at = int(unknown.nonzero()[0])
     value = float(_flat(x)[at])
     near = numbers[numbers.isfinite()]
     nearest = float(near[(near - value).abs().argmin()]) if near.numel() else 0.0
-    index = torch.unravel_index(torch.tensor(at), x.shape)
+    index = torch.unravel_index(torch.tensor(at // 2 if x.is_complex() else at), x.shape)
     return Changed(x, count, value, tuple(int(i) for i in index), nearest)

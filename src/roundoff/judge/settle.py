@@ -37,9 +37,8 @@ class Settled:
         return max(((name, real.worst) for name, real in self.real.items()), key=lambda x: x[1], default=("", 0.0))
 
 
-#: Two runs give E; a stronger one makes near-ties tip over if they are near enough to matter.
-_STRENGTHS = (1.0, 1.0, 32.0)
-_MORE = (1.0, 1.0, 1.0, 1.0)
+#: The strong run makes near-ties tip over if they are near enough to matter; with the next two it gives E.
+_ROUNDS: tuple[tuple[float, ...], ...] = ((32.0,), (1.0, 1.0), (1.0, 1.0, 1.0, 1.0))
 
 
 def settle(
@@ -64,12 +63,13 @@ def settle(
 
     runs: list[tuple[dict[str, Tensor], dict[str, Tensor], float, bool]] = []
     flips: set[str] = set()
-    for strengths in (_STRENGTHS, _MORE):
+    for strengths, certain in zip(_ROUNDS, CERTAIN, strict=True):
         for strength in strengths:
-            case.say(len(runs), len(_STRENGTHS), "perturbed wide runs")
+            case.say(len(runs), sum(map(len, _ROUNDS)), "perturbed wide runs")
             runs.append(_perturbed(case, ran_a, ran_b, strength, len(runs), values, neutral, flips))
         settled = _weigh(base, d, cheap, crossed, runs, tuple(sorted(flips)))
-        if settled.state in (State.SAME, State.TIED) or settled.worst[1] > CERTAIN:
+        enough = certain < settled.worst[1] < float("inf")  # infinite: exact results or choices, which may yet tip over
+        if enough or (len(runs) > 1 and settled.state in (State.SAME, State.TIED)):
             break
     return settled
 
@@ -86,7 +86,7 @@ def _perturbed(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], float, bool]:
     outs, flipped = [], False
     for side, base, seed in ((case.a, ran_a, 2 * count), (case.b, ran_b, 2 * count + 1)):
-        alter = perturb(seed, strength, together=count % 2 == 1)
+        alter = perturb(seed, strength, together=count % 2 == 1, shown=count > 0)
         moved, _ = run_wide(side, alter=alter, values=(values or {}).get(side.name), neutral=neutral)
         outs.append({name: leaf.wide for name, leaf in moved.tensors.items() if leaf.wide is not None})
         before = {(c.step, c.count) for c in base.wide.crossings}

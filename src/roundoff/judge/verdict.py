@@ -9,7 +9,7 @@ from torch import Tensor
 
 from roundoff.errors import RoundoffError
 from roundoff.formats import UNIT_ROUNDOFF, is_inexact
-from roundoff.judge.case import Case, open_case, repeated, same_value
+from roundoff.judge.case import Case, is_number, open_case, repeated, same_value
 from roundoff.judge.constants import weigh_constants
 from roundoff.judge.kernels import Fault
 from roundoff.judge.parting import find_parting
@@ -96,7 +96,7 @@ def _structure(case: Case) -> str:
                 only.append(f"{name or 'output'} is {x.native.dtype} in A and {y.native.dtype} in B")
         elif isinstance(x.native, Tensor) != isinstance(y.native, Tensor):
             only.append(f"{name or 'output'} is a tensor on one side only")
-        elif type(x.native) is float and type(y.native) is float:
+        elif is_number(x.native, y.native):
             continue  # judged later
         elif not same_value(x.native, y.native):
             only.append(f"{name or 'output'} is {x.native!r} in A and {y.native!r} in B")
@@ -229,7 +229,7 @@ def _plain_numbers(case: Case) -> str:
     of_b = {leaf.name: leaf.native for leaf in case.ran_b.leaves}
     for leaf in case.ran_a.leaves:
         other = of_b.get(leaf.name)
-        if isinstance(leaf.native, float) and isinstance(other, float) and not same_value(leaf.native, other):
+        if is_number(leaf.native, other) and not same_value(leaf.native, other):
             text = f"It is {leaf.native!r} in A and {other!r} in B, plain numbers, which cannot be followed. Return tensors."
             return _tell(case, [(Kind.OPAQUE_OPERATOR, leaf.name or "output", text)])
     return ""

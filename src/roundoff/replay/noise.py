@@ -8,21 +8,27 @@ showed, if that is more: a kernel that adds equal numbers in a row rounds the sa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from math import inf
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from roundoff.formats import U64, UNIT_ROUNDOFF, is_inexact
-from roundoff.replay.wide import Executed
+from roundoff.replay.wide import Executed, redo
 from roundoff.rules import Call, Nature
-from roundoff.rules.rule import compute_unit
+from roundoff.rules.rule import compute_unit, limits_of
+from roundoff.tape.leaves import map_operands
 
 
-def perturb(seed: int, strength: float = 1.0, *, together: bool = False) -> Callable[[Executed], list[Tensor]]:
+def perturb(
+    seed: int, strength: float = 1.0, *, together: bool = False, shown: bool = True
+) -> Callable[[Executed], list[Tensor]]:
     """An ``alter`` for :class:`WideRun`: results moved by ``strength`` times the typical float64 rounding error.
 
     ``together`` moves all elements of a step the same way, as equal errors of equal elements are; else each goes its own.
+    ``shown`` lets the native kernels' own errors count, at the price of a second float64 operation.
     """
     generators: dict[torch.device, torch.Generator] = {}
 
@@ -31,39 +37,81 @@ def perturb(seed: int, strength: float = 1.0, *, together: bool = False) -> Call
         if rule is not None and rule.nature is not Nature.ROUNDS:
             return executed.wide
         sizes = typical_error(executed)
+        if any(_is_unbounded(y, size) for y, size in zip(executed.wide, sizes, strict=True)):
+            return _on_moved_operands(executed, generators, seed, strength)
         moved = []
-        for y, size, shown in zip(executed.wide, sizes, _shown(executed, sizes), strict=True):
+        factors = _shown(executed, sizes) if shown else [1.0] * len(sizes)
+        for y, size, factor in zip(executed.wide, sizes, factors, strict=True):
             if not is_inexact(y.dtype) or y.numel() == 0:
                 moved.append(y)
                 continue
-            if y.device not in generators:
-                generators[y.device] = torch.Generator(y.device).manual_seed(seed)
-            shape = [1] * y.dim() if together else y.shape
-            part = torch.rand(shape, generator=generators[y.device], dtype=torch.float64, device=y.device) * 2 - 1
-            step = (part.sign() if together else part) * (size * (strength * shown))
+            part = _uniform([1] * y.dim() if together else y.shape, y.device, generators, seed)
+            size = torch.where(torch.isfinite(torch.as_tensor(size)), size, y.abs() * U64)  # it may have overflowed
+            step = (part.sign() if together else part) * (size * (strength * factor))
             # A result that fits in far fewer digits was computed exactly, and would be by any kernel.
             short = torch.complex64 if y.is_complex() else torch.float32
-            moved.append(torch.where(y == y.to(short).to(y.dtype), y, y + step))
+            stays = (y == y.to(short).to(y.dtype)) | ~(y + step).isfinite()
+            moved.append(torch.where(stays, y, y + step))
         return moved
 
     return alter
 
 
+def _on_moved_operands(
+    executed: Executed, generators: dict[torch.device, torch.Generator], seed: int, strength: float
+) -> list[Tensor]:
+    """Results without a bound, such as eigenvectors: those of operands that are off by a rounding of their largest number.
+
+    A backward stable method gives just that (Higham, Accuracy and Stability, §1.5), and its results belong together: the
+    factors of a matrix may be far off each by itself, and their product is the matrix all the same.
+    """
+
+    def move(x: Any) -> Any:
+        if not isinstance(x, Tensor):
+            return x
+        wide = executed.twins.wide(x)
+        if not is_inexact(x.dtype) or x.numel() == 0:
+            return wide
+        part = _uniform(wide.shape, wide.device, generators, seed)
+        dims = tuple(range(max(wide.dim() - 2, 0), wide.dim()))
+        return wide + part * (wide.abs().amax(dims, keepdim=True) * (strength * U64))
+
+    args = tuple(map_operands(move, a) for a in executed.step.args)
+    kwargs = {k: map_operands(move, v) for k, v in executed.step.kwargs.items()}
+    try:
+        return redo(executed.step, executed.rule, args, kwargs, executed.outs)
+    except RuntimeError:  # did not converge
+        return executed.wide
+
+
+def _is_unbounded(y: Tensor, size: Tensor | float) -> bool:
+    return is_inexact(y.dtype) and y.numel() > 0 and bool((torch.as_tensor(size) == inf).all())
+
+
+def _uniform(
+    shape: Sequence[int], device: torch.device, generators: dict[torch.device, torch.Generator], seed: int
+) -> Tensor:
+    """Uniform numbers in [-1, 1)."""
+    if device not in generators:
+        generators[device] = torch.Generator(device).manual_seed(seed)
+    return torch.rand(shape, generator=generators[device], dtype=torch.float64, device=device) * 2 - 1
+
+
 def _shown(executed: Executed, sizes: list[Tensor | float]) -> list[float]:
     """How much larger than ``sizes`` the native kernel's own errors are, each in its unit round-off; at least 1."""
-    shown = []
+    factors = []
     for x, reference, size in zip(executed.outs, executed.reference, sizes, strict=True):
         u = max(compute_unit(x.dtype), UNIT_ROUNDOFF.get(x.dtype, 0.0))
         if not is_inexact(x.dtype) or u <= U64 or x.numel() == 0:
-            shown.append(1.0)
+            factors.append(1.0)
             continue
         error = (reference - x).abs()
         error = torch.where(error.isfinite(), error, 0.0)
         expected = size * (u / U64) if isinstance(size, float) else torch.where(size.isfinite(), size * (u / U64), 0.0)
         # Of root mean squares, so that an element which should have no error at all does not decide for all others.
         whole = float(expected.square().mean().sqrt()) if isinstance(expected, Tensor) else expected
-        shown.append(max(1.0, float(error.square().mean().sqrt()) / whole) if whole > 0 else 1.0)
-    return shown
+        factors.append(max(1.0, float(error.square().mean().sqrt()) / whole) if whole > 0 else 1.0)
+    return factors
 
 
 def typical_error(executed: Executed) -> list[Tensor | float]:
@@ -74,7 +122,5 @@ def typical_error(executed: Executed) -> list[Tensor | float]:
         return [size * 8 for size in sizes]  # unknown operator: a few roundings
     if rule.bound is None or (rule.discrete and rule.products is None):
         return sizes
-    limits = rule.bound(Call(executed.step.op, executed.args, executed.kwargs, tuple(wide), U64, typical=True))
-    if not isinstance(limits, tuple):
-        limits = (limits,) * len(wide)
+    limits = limits_of(rule, Call(executed.step.op, executed.args, executed.kwargs, tuple(wide), U64, typical=True))
     return [size + limit for size, limit in zip(sizes, limits, strict=True)]
