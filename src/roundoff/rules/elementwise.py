@@ -61,7 +61,7 @@ def _turns(x: Tensor, y: Tensor) -> Tensor:
 
 def _left(x: Tensor, y: Tensor) -> Tensor:
     # x (1 + erf) / 2 and x (1 + tanh) / 2: the bracket is rounded at the size of 1, whatever is left of it.
-    return x.neg().clamp_min(0)
+    return x.clamp_max(0).neg_()
 
 
 def _argument(x: Tensor, y: Tensor) -> Tensor:
@@ -134,12 +134,12 @@ def error_size(function: Function, x: Tensor, y: Tensor) -> Tensor:
     if x.is_complex():
         # No constants were measured: the parts mix, and an argument's rounding is seen through the slope.
         return (size + 1) * (1 + x.abs())
-    return size if function.size is None else size + function.size(x, y)
+    return size if function.size is None else size.add_(function.size(x, y))
 
 
-def flushed(x: Tensor, tiny: float) -> Tensor:
-    """What is lost where exp(-|x|) underflows to zero, though x exp(-|x|) would not."""
-    return (1 + x.abs()).mul_(tiny)
+#: What is lost where exp(-|x|) underflows to zero, though x exp(-|x|) would not: |x| is below 128 there, in multiples of
+#: the smallest normal number.
+FLUSHED = 128.0
 
 
 def _bound_of(function: Function) -> Callable[[Call], Limit]:
@@ -147,10 +147,11 @@ def _bound_of(function: Function) -> Callable[[Call], Limit]:
         x, y = call.args[0], call.out[0]
         many = 32 if x.is_complex() else roundings(function.name)
         relative = call.gamma(many) + (call.gamma_out(function.between) if function.between else 0.0)
-        limit = error_size(function, x, y).mul_(relative).add_(flushed(x, call.tiny))
-        if function.level and call.u_out > call.u:
-            limit.add_(call.gamma(function.level))
-        return limit.masked_fill_(y.abs() > call.huge, inf)
+        limit = error_size(function, x, y).mul_(relative)
+        reached = limit.numel() and not bool(limit.amax() <= relative * call.huge)
+        absolute = call.gamma(function.level) if function.level and call.u_out > call.u else 0.0
+        limit = limit.add_(FLUSHED * call.tiny + absolute)
+        return limit.masked_fill_(y.abs() > call.huge, inf) if reached else limit
 
     return bound
 
@@ -223,8 +224,8 @@ def _softplus(call: Call) -> Limit:
 
 def _log_sigmoid(call: Call) -> tuple[Limit, ...]:
     """min(0, x) - log(1 + exp(-|x|)), and on the CPU a buffer with exp(-|x|)."""
-    x, y = call.args[0], call.out[0]
-    limit = y.abs().mul_(call.gamma(roundings("log_sigmoid_forward"))).add_(flushed(x, call.tiny))
+    y = call.out[0]
+    limit = y.abs().mul_(call.gamma(roundings("log_sigmoid_forward"))).add_(FLUSHED * call.tiny)
     return limit, call.gamma(roundings("exp")) + call.tiny
 
 

@@ -77,12 +77,12 @@ def _linear(call: Call) -> Limit:
     _, error = _coordinates(call, align, _factors(call, 3, x.dim() - 2), 0.5)
     # on short formats partial sums are rounded to them, and so are weights, which is like moving the coordinate
     coarse = call.u_out > call.u
-    between = call.gamma_out(2 * len(error) + 2) if coarse else 0.0
+    between = call.gamma_out(2 * len(error) + 4) if coarse else 0.0
     limit: Tensor = call.op(x.abs(), *call.args[1:], **call.kwargs).mul_(call.gamma(12) + between)
     moved = _spread([e + (2 * call.u_out if coarse else 0.0) for e in error])
     if bool(moved.any()):
         limit = limit + call.op(_range(x, 1), *call.args[1:], **call.kwargs) * moved
-    return limit.add_(call.out[0].abs() * call.gamma_out(2))
+    return limit
 
 
 def _nearest(shift: float) -> Any:

@@ -11,7 +11,8 @@ the second where kernels are known to take it, and ``stable`` is that of the fir
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from math import inf
+from dataclasses import dataclass
+from math import inf, prod
 from typing import Any
 
 import torch
@@ -31,62 +32,65 @@ def _stretch(error: Tensor, spread: Tensor) -> Tensor:
     return (1 - t).clamp_min_(0).rsqrt_().sub_(1)
 
 
-def _normalised(
-    call: Call,
-    x: Tensor,
-    dims: list[int],
-    gain: Tensor | None,
-    shift: Tensor | None,
-    eps: float,
-    one_pass: bool,
-    factors: bool = False,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Bounds of (y, mean, 1/√(σ² + ε)). ``x`` is reshaped so that ``dims`` are normalised; gain and shift broadcast.
+@dataclass(frozen=True)
+class Normal:
+    """A normalisation in float64: y = (x - mean) rho gain + shift over n numbers each; all broadcast to y."""
 
-    ``factors``: μ, ρ, ρ g and b - μ ρ g are stored in the format of the output before they are used.
+    y: Tensor
+    mean: Tensor
+    rho: Tensor
+    n: int
+    gain: Tensor | None
+    shift: Tensor | None
+    eps: float
+
+
+def _bounds(call: Call, a: Normal, *, one_pass: bool, factors: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """The bounds of y, mean and rho. ``factors``: mean, rho and their products are stored in the output's format.
+
+    |x| <= |x - μ| + |μ|, and |x - μ| ρ g = |y - b|, so that nothing but y has to be gone through.
     """
     coarse = factors and call.u_out > call.u
-    y = call.out[0].reshape(x.shape)
-    n = 1
-    for d in dims:
-        n *= x.shape[d]
-    variance, mean = torch.var_mean(x, dims, correction=0, keepdim=True)
-    square = variance + mean.square()
-    error = square * (3 * call.gamma(n + 2)) if one_pass else spread_error(call, variance, square, n)
+    stored = call.gamma_out(3) if coarse else 0.0
+    size = a.mean.abs()
+    spread = a.rho.pow(-2)
+    variance = (spread - a.eps).clamp_min_(0)
+    square = variance + a.mean.square()
+    error = square * (3 * call.gamma(a.n + 2)) if one_pass else spread_error(call, variance, square, a.n)
     if coarse:
-        error = error.add_(mean.mul(call.gamma_out(2)).square_())
-    spread = variance.add_(eps)
-    rho = spread.rsqrt()
-    stretch = _stretch(error, spread).add_(call.gamma(5) + call.scalar(eps) / max(eps, 1e-300))
-    mean_error = x.abs().mean(dims, keepdim=True).mul_(call.gamma(n + 2))
-    # (|x| + |μ|) for the roundings of x - μ, or of x ρ g and of μ ρ g
-    limit = (x.abs() + mean.abs()).mul_(call.gamma(4) + (call.gamma_out(3) if coarse else 0.0)).add_(mean_error)
-    if coarse:
-        stretch = stretch.add_(call.gamma_out(3))
-        limit = limit.add_(2 * call.underflow)
-    limit = limit.add_((x - mean).abs_().mul_(stretch)).mul_(rho).nan_to_num_(nan=inf, posinf=inf)
-    if gain is not None:
-        limit = limit.mul_(gain.abs())
-    limit = limit.add_(y.abs().mul_(call.gamma(2)))
-    if shift is not None:
-        limit = limit.add_(shift.abs() * call.gamma(2))
-    return limit, mean_error, rho.mul_(stretch)
+        error = error.add_(a.mean.mul(call.gamma_out(2)).square_())
+    stretch = _stretch(error, spread).add_(call.gamma(5) + call.scalar(a.eps) / max(a.eps, 1e-300) + stored)
+    mean_error = square.sqrt().mul_(call.gamma(a.n + 2))  # the mean of |x| is at most the root of the mean square
+    # twice |μ|: for the rounding of x - μ, or of x ρ g and of μ ρ g, and for the size of x
+    moved = size.mul_(2 * (call.gamma(4) + stored)).add_(mean_error).add_(2 * call.underflow if coarse else 0.0)
+    moved = moved.mul_(a.rho)
+    if a.gain is not None:
+        moved = moved * a.gain.abs()
+    if a.shift is not None:
+        moved = moved + a.shift.abs() * call.gamma(4)
+    centred = a.y if a.shift is None else a.y - a.shift
+    factor = stretch + (call.gamma(6) + stored)
+    limit = centred.abs().mul_(factor).add_(moved)
+    if not bool(factor.isfinite().all()):
+        limit = limit.nan_to_num_(nan=inf, posinf=inf)
+    return limit, mean_error, a.rho * stretch
 
 
 def _layer_norm(call: Call) -> tuple[Limit, ...]:
-    x, shape, gain, shift, eps = call.args[:5]
-    dims = list(range(-len(shape), 0))
-    y, mean, rho = _normalised(call, x, dims, gain, shift, float(eps), one_pass=False)
-    return y, mean, rho
+    _, shape, gain, shift, eps = call.args[:5]
+    y, mean, rho = call.out
+    return _bounds(call, Normal(y, mean, rho, prod(shape), gain, shift, float(eps)), one_pass=False)
 
 
 def _group_norm(one_pass: bool) -> Callable[[Call], tuple[Limit, ...]]:
     def bound(call: Call) -> tuple[Limit, ...]:
-        x, gain, shift, batch, channels, _, groups, eps = call.args[:8]
-        grouped = x.reshape(batch, groups, channels // groups, -1)
-        split = [None if t is None else t.reshape(1, groups, -1, 1) for t in (gain, shift)]
-        y, mean, rho = _normalised(call, grouped, [2, 3], split[0], split[1], float(eps), one_pass)
-        return y.reshape(call.out[0].shape), mean.reshape(batch, groups), rho.reshape(batch, groups)
+        _, gain, shift, batch, channels, _, groups, eps = call.args[:8]
+        gain, shift = (None if t is None else t.reshape(1, groups, -1, 1) for t in (gain, shift))
+        y, mean, rho = (out.reshape(batch, groups, -1, 1) for out in call.out)
+        y = y.reshape(batch, groups, channels // groups, -1)
+        n = y[0, 0].numel()
+        limits = _bounds(call, Normal(y, mean, rho, n, gain, shift, float(eps)), one_pass=one_pass)
+        return tuple(limit.reshape(out.shape) for limit, out in zip(limits, call.out, strict=True))
 
     return bound
 
@@ -96,21 +100,25 @@ def _by_channel(t: Tensor, x: Tensor) -> Tensor:
 
 
 def _batch_statistics(call: Call, x: Tensor, gain: Any, shift: Any, eps: float, one_pass: bool) -> tuple[Limit, ...]:
-    dims = [d for d in range(x.dim()) if d != 1]
+    y, mean, rho = call.out[0], *(_by_channel(out, x) for out in call.out[1:3])
     gain, shift = (None if t is None else _by_channel(t, x) for t in (gain, shift))
-    limits = _normalised(call, x, dims, gain, shift, eps, one_pass, factors=True)
+    n = x.numel() // max(x.shape[1], 1)
+    limits = _bounds(call, Normal(y, mean, rho, n, gain, shift, eps), one_pass=one_pass, factors=True)
     return limits[0], limits[1].flatten(), limits[2].flatten()
 
 
-def _running_statistics(call: Call, x: Tensor, gain: Any, shift: Any, mean: Tensor, var: Tensor, eps: float) -> Limit:
+def _running_statistics(call: Call, gain: Any, shift: Any, mean: Tensor, var: Tensor, eps: float) -> Limit:
     """(x - μ) ρ g + b, or x (ρ g) + (b - μ ρ g), with given μ and σ²."""
-    scale = (var + eps).rsqrt_()
+    y = call.out[0]
+    scale = (var + eps).rsqrt_().mul_(mean.abs()).mul_(2)
     if gain is not None:
         scale = scale.mul_(gain.abs())
-    limit = (x.abs() + _by_channel(mean.abs(), x)).mul_(_by_channel(scale, x)).mul_(call.gamma(8) + call.gamma_out(3))
+    several = call.gamma(8) + (call.gamma_out(3) if call.u_out > call.u else 0.0)
+    moved = scale.mul_(several)
     if shift is not None:
-        limit = limit.add_(_by_channel(shift.abs(), x).mul_(call.gamma(3)))
-    return limit
+        moved = moved.add_(shift.abs().mul_(several))
+    centred = y if shift is None else y - _by_channel(shift, y)
+    return centred.abs().mul_(several).add_(_by_channel(moved, y))
 
 
 def _batch_norm(names: tuple[str, ...], one_pass: bool = False) -> Callable[[Call], tuple[Limit, ...]]:
@@ -124,7 +132,7 @@ def _batch_norm(names: tuple[str, ...], one_pass: bool = False) -> Callable[[Cal
             limits = _batch_statistics(call, x, given_["weight"], given_["bias"], eps, one_pass)
         else:
             mean, var = given_["running_mean"], given_["running_var"]
-            y = _running_statistics(call, x, given_["weight"], given_["bias"], mean, var, eps)
+            y = _running_statistics(call, given_["weight"], given_["bias"], mean, var, eps)
             limits = (y, 0.0, call.gamma(6) * (var + eps).rsqrt())
         limits = tuple(
             limit if i == 0 or out.numel() else 0.0

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from roundoff.rules.arithmetic import off, size
-from roundoff.rules.elementwise import flushed
 from roundoff.rules.registry import register
 from roundoff.rules.rule import Call, Limit, Nature, Rule
 from roundoff.rules.samples import Operands, given
@@ -63,7 +62,9 @@ def _sgn(call: Call) -> Limit:
 def _glu(call: Call) -> Limit:
     """a sigmoid(b): b is the second half along the dimension."""
     dim = call.arg(1, "dim", -1)
-    return call.out[0].abs() * call.gamma(roundings("sigmoid") + 1) + flushed(call.args[0].chunk(2, dim)[0], call.tiny)
+    limit: Tensor = call.out[0].abs() * call.gamma(roundings("sigmoid") + 1)
+    lost: Tensor = call.args[0].chunk(2, dim)[0].abs()
+    return limit + lost * call.tiny
 
 
 def _two(r: Operands) -> list[Any]:

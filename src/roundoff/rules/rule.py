@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from roundoff.formats import U64, UNDERFLOW, UNIT_ROUNDOFF
+from roundoff.tape.leaves import operands
 
 _UNDERFLOW = {u: UNDERFLOW[dtype] for dtype, u in UNIT_ROUNDOFF.items()}
 
@@ -151,6 +152,14 @@ class Rule:
     discrete: bool = False
     products: Callable[[tuple[Any, ...], Mapping[str, Any]], Products] | None = field(default=None, repr=False)
     stable: Bound | None = field(default=None, repr=False)
+
+
+def limits_of(rule: Rule, call: Call) -> tuple[Limit, ...]:
+    """What ``rule`` allows for each result of ``call``; nothing where all operands are empty, for then nothing is added."""
+    found = operands((call.args, dict(call.kwargs)))
+    empty = bool(found) and not any(x.numel() for x in found)
+    limits = 0.0 if rule.bound is None or empty else rule.bound(call)
+    return limits if isinstance(limits, tuple) else (limits,) * len(call.out)
 
 
 def rounding(out: Tensor, reference: Tensor) -> Tensor:

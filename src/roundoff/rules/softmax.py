@@ -35,12 +35,14 @@ def _softmax(call: Call) -> Limit:
     x, dim, p = call.args[0], int(call.args[1]), call.out[0]
     if not x.dim():
         return 0.0
-    each = _weighted(p, _below(x, dim))
+    # nothing of what is 1000 below the largest is left, masked elements included
+    each: Tensor = x.amax(dim, keepdim=True).sub(x).clamp_max_(1000).mul_(p)
     average = each.sum(dim, keepdim=True)
     # on bfloat16 and float16 the exponentials and their sum are rounded to the format by some kernels
     fixed = call.gamma(x.shape[dim] + 2 * roundings("exp") + 2) + call.gamma_out(3)
-    limit = each.mul_(call.gamma(2)).add_(p * (average.mul_(call.gamma(2)).add_(fixed)))
-    return limit.nan_to_num_(nan=0.0).add_(call.tiny + 2 * call.underflow)
+    per_row = average.mul_(call.gamma(2)).add_(fixed)
+    limit = each.mul_(call.gamma(2)).addcmul_(p, per_row).add_(call.tiny + 2 * call.underflow)
+    return limit if bool(per_row.isfinite().all()) else limit.nan_to_num_(nan=0.0)  # rows without a finite number
 
 
 def _log_softmax(call: Call) -> Limit:
