@@ -1,0 +1,76 @@
+"""What once made ``compare`` wrong, each reduced to its smallest form and named after what was wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import roundoff
+from roundoff import compare
+
+
+class _Cache:
+    """Holds tensors and says where they are, as the caches of model libraries do."""
+
+    def __init__(self, keys: Tensor) -> None:
+        self.keys = keys
+        self.device = torch.device("cpu")
+        self.lock = object()
+
+
+def test_attributes_of_outputs_that_are_equal_but_not_one_object() -> None:
+    net = nn.Linear(8, 8)
+    c = compare(lambda x: _Cache(net(x)), lambda x: _Cache(x @ net.weight.T + net.bias), torch.randn(3, 8))
+    assert c, c.reason
+
+
+def test_numpy_arrays_in_outputs() -> None:
+    x = torch.ones(2)
+    assert compare(lambda x: (x, np.ones(3)), lambda x: (x, np.ones(3)), x).verdict == "identical"
+    assert compare(lambda x: (x, np.ones(3)), lambda x: (x, np.ones(3) * 1.5), x).verdict == "undecided"
+    assert compare(lambda x: (x, np.ones(3)), lambda x: (x, np.ones(4)), x).verdict == "different"
+    assert compare(lambda x: (x, np.arange(3)), lambda x: (x, np.arange(3) + 1), x).verdict == "different"
+
+
+@pytest.mark.parametrize("factors", ["eigh", "svd"])
+def test_factors_without_a_bound_that_are_multiplied_again(factors: str) -> None:
+    x = torch.randn(3, 6, 6, generator=torch.Generator().manual_seed(0))
+    a = x @ x.mT / 6 + torch.eye(6)
+
+    def again(a: Tensor) -> Tensor:
+        if factors == "eigh":
+            values, vectors = torch.linalg.eigh(a)
+            return (vectors * values.unsqueeze(-2)) @ vectors.mT
+        u, s, v = torch.linalg.svd(a)
+        return (u * s.unsqueeze(-2)) @ v
+
+    assert compare(lambda a: a + 0, again, a).verdict == "roundoff"
+    assert compare(lambda a: a + 0, lambda a: again(a) * (1 + 1e-9), a).verdict == "different"
+
+
+def test_the_most_negative_number_as_a_mask_in_float64() -> None:
+    x = torch.randn(4, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    lowest = torch.finfo(torch.float64).min
+    hidden = torch.ones(5, 5, dtype=torch.float64).triu(1)
+
+    def added(x: Tensor) -> Tensor:
+        return torch.softmax(x @ x.mT + (hidden * lowest), -1) @ x
+
+    def filled(x: Tensor) -> Tensor:
+        scores = torch.einsum("bid,bjd->bij", x, x).masked_fill(hidden.bool(), -torch.inf)
+        return (scores - scores.logsumexp(-1, keepdim=True)).exp() @ x
+
+    assert compare(added, filled, x).verdict != "different"
+
+
+@pytest.mark.parametrize("reduce", ["mean", "sum", "norm", "prod", "var", "std", "logsumexp", "nansum", "nanmean", "cumsum"])
+def test_reductions_of_nothing(reduce: str) -> None:
+    def fn(x: Tensor) -> Any:
+        return getattr(x, reduce)(0)
+
+    assert compare(fn, fn, torch.zeros(0, 4)).verdict == "identical"
+    assert isinstance(compare(fn, lambda x: x.sum(0) + 1, torch.zeros(0, 4)).verdict, roundoff.Verdict)
