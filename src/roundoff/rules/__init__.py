@@ -12,6 +12,7 @@ from roundoff.rules import (  # noqa: F401  (each registers its rules)
     elementwise,
     fft,
     fused,
+    grouped,
     indexing,
     interpolation,
     linear_algebra,
