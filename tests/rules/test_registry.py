@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from roundoff.formats import U64, is_inexact
 from roundoff.rules import Call, Limit, Nature, Rule, all_rules, lookup
+
+U32 = 2.0**-24
 
 #: Rules whose samples this machine cannot run, or which have none, and why.
 NOT_HERE = {
@@ -174,6 +177,27 @@ def test_the_typical_size_of_wide_rounding_is_small(rule: Rule) -> None:
             bound, size = (torch.as_tensor(v, dtype=torch.float64).broadcast_to(y.shape) for v in (bound, size))
             assert not size.isnan().any() or bound.isnan().any() or not y.isfinite().all()
             assert ((size <= bound * (1 + 1e-9)) | ~y.isfinite()).all() or "statistical" in rule.assumes
+
+
+#: Kernels that are off by tens of ulp, and changes of format: their typical size is one float64 rounding all the same.
+COARSE = ("aten.special_log_ndtr", "aten.special_erfcx", "aten._to_copy", "prims.convert_element_type")
+
+
+@pytest.mark.parametrize("rule", [r for r in ROUNDING if not r.discrete and r.ops[0] not in COARSE], ids=name)
+def test_the_typical_size_is_not_too_small(rule: Rule) -> None:
+    """The floor of a verdict is a multiple of it: seen in float32, where the errors are there to be measured."""
+    for t in trials(rule, torch.float32):
+        found = rule.bound(replace(t.call, typical=True)) if rule.bound is not None else 0.0
+        sizes = found if isinstance(found, tuple) else (found,) * len(t.native)
+        for y, reference, size in zip(t.native, t.reference, sizes, strict=True):
+            if not is_inexact(y.dtype):
+                continue
+            size = torch.as_tensor(size) + reference.abs() * U32
+            ordinary = (reference.abs() > 2.0**-100) & (reference.abs() < 2.0**100) & size.isfinite() & (size > 0)
+            if int(ordinary.sum()) < 8:  # too few to speak of a typical one
+                continue
+            ratio = (y.to(reference.dtype) - reference).abs()[ordinary] / size.broadcast_to(y.shape)[ordinary]
+            assert ratio.square().mean().sqrt() < 1.5
 
 
 @pytest.mark.parametrize("rule", OURS, ids=name)

@@ -64,7 +64,9 @@ def _bound_part(call: Call, q: Tensor, k: Tensor, v: Tensor, mask: Any, causal: 
     lse = torch.logsumexp(s, -1, keepdim=True)
     p = s.sub(lse).exp_().nan_to_num_(nan=0.0)
     norms = vector_norm(q, dim=-1).unsqueeze(-1) * vector_norm(k, dim=-1).unsqueeze(-2)
-    each = norms.mul_(abs(scale) * call.gamma(q.shape[-1] + 3))
+    # typical errors of a score add up as the root of the sum of squares of its products
+    share = q.shape[-1] ** -0.5 if call.typical else 1.0
+    each = norms.mul_(abs(scale) * share * call.gamma(q.shape[-1] + 3))
     each.add_(s.abs_().add_(below).mul_(call.gamma(2))).add_(call.gamma(roundings("exp")) + call.gamma_out(1))
     each = each.mul_(p).nan_to_num_(nan=0.0, posinf=0.0)
     sizes = v.abs()

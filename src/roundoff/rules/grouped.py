@@ -55,7 +55,9 @@ def _wide(
 
 
 def _norms(x: Tensor, w: Tensor) -> Tensor:
-    return vector_norm(x, dim=-1).unsqueeze(-1) * vector_norm(w, dim=-2).unsqueeze(-2)
+    rows: Tensor = vector_norm(x, dim=-1).unsqueeze(-1)
+    columns: Tensor = vector_norm(w, dim=-2).unsqueeze(-2)
+    return rows * columns
 
 
 def _bound(call: Call) -> Limit:
