@@ -54,10 +54,8 @@ def judge(a: Side, b: Side, say: Callable[[int, int, str], None]) -> Judgement:
 def _decide(case: Case, settled: Settled) -> tuple[Verdict, str, Settled]:
     mismatch = _structure(case)
     unstable = _not_deterministic(case)
-    same_bits = not mismatch and all(
-        x.name == y.name and same_value(x.native, y.native)
-        for x, y in zip(case.ran_a.leaves, case.ran_b.leaves, strict=True)
-    )
+    of_b = {leaf.name: leaf.native for leaf in case.ran_b.leaves}
+    same_bits = not mismatch and all(same_value(x.native, of_b[x.name]) for x in case.ran_a.leaves)
     if mismatch:
         return Verdict.DIFFERENT, mismatch, settled
     if unstable:
