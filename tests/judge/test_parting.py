@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tests.judge.pairs import case, told
+from tests.judge.pairs import Perceptron, case, nudged, told
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -76,6 +76,25 @@ def test_the_module_is_named() -> None:
     two = nn.Sequential(one[0], nn.Sequential(nn.GELU("tanh"), one[1][1]))
     c = roundoff.compare(one, two, X)
     assert told(c, "different-mathematics").startswith("A: 1.0; B: 1.0: ")
+
+
+@pytest.mark.parametrize("change", [1e-2, 1e-6])
+def test_small_changes_are_placed_as_well(change: float) -> None:
+    def scaled(x: Tensor) -> Tensor:
+        h = x @ W
+        h = F.gelu(h) * (1 + change)  # here
+        h = F.layer_norm(h, (16,), eps=1e-2)
+        return torch.softmax(h @ V, 1)
+
+    c = roundoff.compare(lambda x: torch.softmax(F.layer_norm(F.gelu(x @ W), (16,), eps=1e-2) @ V, 1), scaled, X)
+    assert "# here" in told(c, "different-mathematics")
+
+
+def test_one_ulp_of_one_weight_parts_at_its_layer() -> None:
+    net = Perceptron()
+    c = roundoff.compare(net, nudged(net, "inner.weight", 5, 3), torch.randn(100, 16))
+    assert c.verdict == "different"
+    assert told(c, "different-mathematics").startswith("A: inner, ")
 
 
 def test_networks_that_agree_do_not_part() -> None:

@@ -21,7 +21,7 @@ from roundoff.tape.leaves import operands
 from roundoff.tape.storages import StorageMap, has_storage
 
 #: Moments of the same numbers in another order agree to the rounding of float64 sums; a change shows far above it.
-_AGREE = 1e-9
+_AGREE = 1e-12
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def find_parting(case: Case) -> None:
 
 
 def _goes_on(mark: Mark | None) -> str:
-    return f"goes on with {mark.op}" if mark is not None else "has nothing that B has not"
+    return f"goes on with {mark.op}" if mark is not None else "has nothing that the other side has not"
 
 
 def _first_alone(marks: list[Mark], outputs: set[int], others: list[Mark]) -> Mark | None:
