@@ -85,8 +85,10 @@ def test_a_known_error_is_measured() -> None:
 
 @pytest.mark.parametrize("name", ["exp", "tanh", "gelu", "sqrt"])
 def test_measuring_again_finds_no_more(name: str) -> None:
+    """On the build that was measured; on another one no more than the rule allows."""
     row = measure(of_one(BY_NAME[name]), every=100_003)
-    assert row["ulp"] <= table()["functions"][name]["ulp"] + 0.01
+    same = table()["build"] == f"PyTorch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"
+    assert row["ulp"] <= (table()["functions"][name]["ulp"] + 0.01 if same else roundings(name) / 2)
 
 
 def test_functions_of_two_numbers_are_measured_too() -> None:
