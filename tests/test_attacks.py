@@ -67,10 +67,63 @@ def test_the_most_negative_number_as_a_mask_in_float64() -> None:
     assert compare(added, filled, x).verdict != "different"
 
 
-@pytest.mark.parametrize("reduce", ["mean", "sum", "norm", "prod", "var", "std", "logsumexp", "nansum", "nanmean", "cumsum"])
+@pytest.mark.parametrize(
+    "reduce", ["mean", "sum", "norm", "prod", "var", "std", "logsumexp", "nansum", "nanmean", "cumsum"]
+)
 def test_reductions_of_nothing(reduce: str) -> None:
     def fn(x: Tensor) -> Any:
         return getattr(x, reduce)(0)
 
     assert compare(fn, fn, torch.zeros(0, 4)).verdict == "identical"
     assert isinstance(compare(fn, lambda x: x.sum(0) + 1, torch.zeros(0, 4)).verdict, roundoff.Verdict)
+
+
+def test_forward_derivatives_that_are_made_ready_on_the_meta_device() -> None:
+    net = nn.Linear(4, 3)
+    forward, reverse = torch.func.jacfwd, torch.func.jacrev
+    c = compare(
+        lambda x: forward(lambda y: net(y).tanh())(x), lambda x: reverse(lambda y: net(y).tanh())(x), torch.ones(4)
+    )
+    assert c, c.reason
+
+
+def test_sparse_outputs() -> None:
+    s = torch.eye(4).to_sparse()
+    assert compare(lambda x: s * x, lambda x: s * x, torch.ones(1)).verdict == "identical"
+    assert compare(lambda x: s * x, lambda x: s * (2 * x), torch.ones(1)).verdict == "undecided"
+
+
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_nested_outputs(layout: torch.layout) -> None:
+    def nest(x: Tensor) -> Tensor:
+        return torch.nested.nested_tensor([x, x[:1]], layout=layout)
+
+    x = torch.arange(1.0, 7.0).reshape(3, 2)
+    assert compare(lambda x: nest(x) / 3, lambda x: nest(x) / 3, x).verdict == "identical"
+    assert compare(lambda x: nest(x) / 3, lambda x: nest(x) * (1 / 3), x).verdict in ("roundoff", "undecided")
+    c = compare(lambda x: nest(x) * 2, lambda x: nest(x) * 3, x)
+    assert c.verdict == "different"
+    assert [o.shape for o in c.outputs] == [(3, 2), (1, 2)]
+
+
+def test_outputs_without_values() -> None:
+    with pytest.raises(roundoff.RoundoffError, match="meta device"):
+        compare(lambda x: x.to("meta"), lambda x: x, torch.ones(2))
+
+
+def test_quantised_outputs() -> None:
+    def quantised(x: Tensor) -> Tensor:
+        return torch.quantize_per_tensor(x, 0.1, 0, torch.qint8)
+
+    assert compare(quantised, quantised, torch.ones(2)).verdict == "identical"
+    assert compare(quantised, lambda x: quantised(x * 2), torch.ones(2)).verdict == "undecided"
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz]
+)
+def test_float8(dtype: torch.dtype) -> None:
+    x = torch.cat([torch.linspace(-3, 3, 50), torch.tensor([1e-3, 1e-4, 1e5])])
+    assert compare(lambda x: (x / 3).to(dtype).float(), lambda x: (x * (1 / 3)).to(dtype).float(), x)
+    assert compare(lambda x: (x / 3).to(dtype), lambda x: (x / 3.5).to(dtype), x).verdict == "different"
+    assert compare(lambda x: x.to(dtype).float() * 2, lambda x: x + x, x[:52]).verdict == "roundoff"

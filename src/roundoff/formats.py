@@ -12,7 +12,9 @@ UNIT_ROUNDOFF: dict[torch.dtype, float] = {
     torch.float16: 2.0**-11,
     torch.bfloat16: 2.0**-8,
     torch.float8_e4m3fn: 2.0**-4,
+    torch.float8_e4m3fnuz: 2.0**-4,
     torch.float8_e5m2: 2.0**-3,
+    torch.float8_e5m2fnuz: 2.0**-3,
     torch.complex128: 2.0**-53,
     torch.complex64: 2.0**-24,
     torch.complex32: 2.0**-11,
@@ -25,7 +27,9 @@ UNDERFLOW: dict[torch.dtype, float] = {
     torch.float16: 2.0**-25,
     torch.bfloat16: 2.0**-134,
     torch.float8_e4m3fn: 2.0**-10,
+    torch.float8_e4m3fnuz: 2.0**-11,
     torch.float8_e5m2: 2.0**-17,
+    torch.float8_e5m2fnuz: 2.0**-18,
     torch.complex128: 2.0**-1075,
     torch.complex64: 2.0**-150,
     torch.complex32: 2.0**-25,
@@ -96,7 +100,7 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
         return False
     if a.is_complex():
         a, b = torch.view_as_real(a.detach().resolve_conj()), torch.view_as_real(b.detach().resolve_conj())
-    return bool((equal | (a.isnan() & b.isnan())).all())
+    return bool((equal | (widen(a).isnan() & widen(b).isnan())).all())
 
 
 def ulps_between(a: Tensor, b: Tensor) -> Tensor | None:
@@ -109,7 +113,7 @@ def ulps_between(a: Tensor, b: Tensor) -> Tensor | None:
     """
     if not is_inexact(a.dtype) or a.dtype != b.dtype:
         return None
-    if not bool((a.isfinite() & b.isfinite()).all()):
+    if not bool((widen(a).isfinite() & widen(b).isfinite()).all()):  # float8 has no isfinite
         return None
 
     def rank(x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from roundoff.formats import UNIT_ROUNDOFF, is_inexact
+from roundoff.formats import UNIT_ROUNDOFF, is_inexact, widen
 from roundoff.judge.precision import Hypothesis, explain_error, permitted
 from roundoff.replay.twins import Twins
 from roundoff.replay.wide import Executed
@@ -77,6 +77,9 @@ class KernelCheck:
                 self._hold(executed, x, reference, limit)
 
     def _hold(self, executed: Executed, x: Tensor, reference: Tensor, limit: Limit) -> None:
+        largest = torch.finfo(x.dtype).max
+        if x.dtype.itemsize == 1:
+            x = widen(x)  # float8 meets no other format
         if isinstance(limit, float) and limit == 0.0 and bool((reference == x).all()):
             return
         error = (reference - x).abs()
@@ -84,7 +87,7 @@ class KernelCheck:
         suspicious = products is not None and _suspicious(executed, error)
         if not suspicious and bool((error <= limit).all()):
             return
-        over = ~(error <= limit) & ~_beyond_reach(x, reference)
+        over = ~(error <= limit) & ~_beyond_reach(x, reference, largest)
         if not suspicious and not bool(over.any()):
             return
         hypothesis = explain_error(executed, x, reference) if products is not None else None
@@ -101,9 +104,8 @@ class KernelCheck:
             self.faults.append(fault)
 
 
-def _beyond_reach(x: Tensor, reference: Tensor) -> Tensor:
+def _beyond_reach(x: Tensor, reference: Tensor, largest: float) -> Tensor:
     """Elements that no bound judges: not finite natively or wide, or beyond the largest number of the format."""
-    largest = torch.finfo(x.dtype).max
     return ~x.isfinite() & (~reference.isfinite() | (reference.abs() > largest * 0.99)) | ~reference.isfinite()
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from roundoff.errors import RoundoffError
-from roundoff.formats import UNIT_ROUNDOFF, is_inexact
+from roundoff.formats import UNIT_ROUNDOFF, is_inexact, widen
 from roundoff.judge.case import Case, is_number, open_case, repeated, same_value
 from roundoff.judge.constants import weigh_constants
 from roundoff.judge.kernels import Fault
@@ -164,7 +164,7 @@ def _not_finite(case: Case) -> str:
     """NaN and Inf in the outputs: at the same places they are noted, on one side only they decide."""
     reason = ""
     for name, a, b in case.comparable:
-        x, y = a.native, b.native
+        x, y = widen(a.native), widen(b.native)  # float8 has no isfinite
         if not is_inexact(x.dtype) or (bool(x.isfinite().all()) and bool(y.isfinite().all())):
             continue
         where = name or "output"

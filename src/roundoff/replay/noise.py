@@ -15,11 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from roundoff.formats import U64, UNIT_ROUNDOFF, is_inexact
+from roundoff.formats import U64, UNIT_ROUNDOFF, is_inexact, widen
 from roundoff.replay.wide import Executed, redo
 from roundoff.rules import Call, Nature
 from roundoff.rules.rule import compute_unit, limits_of
 from roundoff.tape.leaves import map_operands
+
+#: How many roundings an unknown operator is taken to make.
+_UNKNOWN = 8
 
 
 def perturb(
@@ -36,6 +39,9 @@ def perturb(
         rule = executed.rule
         if rule is not None and rule.nature is not Nature.ROUNDS:
             return executed.wide
+        if any(y.is_nested for y in executed.wide):  # few operators know them: all elements together
+            (part,) = _uniform([1], torch.device("cpu"), generators, seed).tolist()
+            return [y * (1 + _UNKNOWN * U64 * strength * part) if is_inexact(y.dtype) else y for y in executed.wide]
         sizes = typical_error(executed)
         if any(_is_unbounded(y, size) for y, size in zip(executed.wide, sizes, strict=True)):
             return _on_moved_operands(executed, generators, seed, strength)
@@ -105,7 +111,7 @@ def _shown(executed: Executed, sizes: list[Tensor | float]) -> list[float]:
         if not is_inexact(x.dtype) or u <= U64 or x.numel() == 0:
             factors.append(1.0)
             continue
-        error = (reference - x).abs()
+        error = (reference - widen(x)).abs()
         error = torch.where(error.isfinite(), error, 0.0)
         expected = size * (u / U64) if isinstance(size, float) else torch.where(size.isfinite(), size * (u / U64), 0.0)
         # Of root mean squares, so that an element which should have no error at all does not decide for all others.
@@ -119,7 +125,7 @@ def typical_error(executed: Executed) -> list[Tensor | float]:
     rule, wide = executed.rule, executed.wide
     sizes: list[Tensor | float] = [y.abs() * U64 if is_inexact(y.dtype) else 0.0 for y in wide]
     if rule is None:
-        return [size * 8 for size in sizes]  # unknown operator: a few roundings
+        return [size * _UNKNOWN for size in sizes]
     if rule.bound is None or (rule.discrete and rule.products is None):
         return sizes
     limits = limits_of(rule, Call(executed.step.op, executed.args, executed.kwargs, tuple(wide), U64, typical=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,14 +112,14 @@ def run_wide(
         with numbers_in_and_out(constants, restore.keep):
             out = _guarded(side, lambda: watch(side.model, side.args, side.kwargs, listeners))
         elsewhere = drew_elsewhere(before, random_state())
-        found = tuple(_leaf(name, value, wide, restore.is_older) for name, value in leaves(out))
+        found = tuple(leaf for name, value in leaves(out) for leaf in _leaves(name, value, wide, restore.is_older))
         del out
         again = None
         if repeat:
             restore.undo()
             set_random_state(side.randomness)
             result = _guarded(side, lambda: side.model(*side.args, **side.kwargs))
-            again = tuple(_plain(name, value, restore.is_older) for name, value in leaves(result))
+            again = tuple(leaf for name, value in leaves(result) for leaf in _plain(name, value, restore.is_older))
     return Ran(found, wide, constants, formats.coarsest, formats.steps, elsewhere, formats.casts), again
 
 
@@ -132,12 +132,23 @@ def _guarded(side: Side, run: Callable[[], Any]) -> Any:
         raise side.error(error) from error
 
 
+def _leaves(name: str, value: Any, wide: WideRun, is_older: Callable[[Tensor], bool]) -> Iterator[Leaf]:
+    """The leaves of one output: a tensor, the parts of a nested one, or anything else."""
+    if isinstance(value, Tensor) and value.is_nested and value.layout is torch.strided:
+        for i, (x, w) in enumerate(zip(value.unbind(), wide.twins.wide(value).unbind(), strict=True)):
+            yield Leaf(f"{name}[{i}]", x.detach(), w)
+    elif isinstance(value, Tensor) and value.is_nested:
+        for i, x in enumerate(value.unbind()):
+            yield _leaf(f"{name}[{i}]", x, wide, is_older)
+    else:
+        yield _leaf(name, value, wide, is_older)
+
+
 def _leaf(name: str, value: Any, wide: WideRun, is_older: Callable[[Tensor], bool]) -> Leaf:
     if not isinstance(value, Tensor):
         return Leaf(name, value, None)
-    value = value.detach()
+    value = _dense(value)
     if not has_storage(value):
-        value = value.to_dense() if value.layout != torch.strided else value
         return Leaf(name, value, widen(value))
     if is_wrapper(value):
         wide.opaque.append(Opaque("the output", name, f"a {type(value).__name__}"))
@@ -151,11 +162,26 @@ def _leaf(name: str, value: Any, wide: WideRun, is_older: Callable[[Tensor], boo
     return Leaf(name, value, twin)
 
 
-def _plain(name: str, value: Any, is_older: Callable[[Tensor], bool]) -> Leaf:
+def _plain(name: str, value: Any, is_older: Callable[[Tensor], bool]) -> Iterator[Leaf]:
+    if isinstance(value, Tensor) and value.is_nested:
+        for i, x in enumerate(value.unbind()):
+            yield from _plain(f"{name}[{i}]", x, is_older)
+        return
     if isinstance(value, Tensor):
-        value = value.detach()
+        value = _dense(value)
         value = value.clone() if has_storage(value) and is_older(value) else value
-    return Leaf(name, value, None)
+    yield Leaf(name, value, None)
+
+
+def _dense(x: Tensor) -> Tensor:
+    """``x``, detached; a sparse tensor with its zeros, a quantised one as the numbers that it stands for."""
+    if x.is_meta:
+        raise RoundoffError(
+            "An output is on the meta device, where tensors have no values. Return tensors with values."
+        )
+    if x.is_quantized:
+        return x.detach().dequantize()
+    return x.detach() if x.layout in (torch.strided, torch.jagged) else x.detach().to_dense()
 
 
 def describe(model: Any) -> str:

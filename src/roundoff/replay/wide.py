@@ -128,6 +128,8 @@ class WideRun:
         if step.moves_only_shape:
             return
         found = operands((step.args, step.kwargs))
+        if any(x.is_meta for x in found):
+            return
         for x in found:
             self._constants.meet(x, self.twins)
         self._moved = any(self.twins.has(x) for x in found)
@@ -147,6 +149,8 @@ class WideRun:
     def _after(self, step: Step, out: Any) -> None:
         outs = operands(out) or step.overwritten
         found = operands((step.args, step.kwargs))
+        if any(x.is_meta for x in outs + found):
+            return  # it has no values: forward-mode derivatives are made ready so
         for x in outs:
             self._constants.made(x)
         if not outs:
