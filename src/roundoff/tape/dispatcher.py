@@ -63,7 +63,7 @@ class Setting:
         cast_to = torch.get_autocast_dtype("cpu")
         torch.set_autocast_dtype("cpu", self.cast_to)
         try:
-            with torch.set_grad_enabled(self.grad), self.keys():
+            with torch.set_grad_enabled(self.grad), torch._C._ForceDispatchKeyGuard(self.on - _MODE, self.off):
                 yield
         finally:
             torch.set_autocast_dtype("cpu", cast_to)
@@ -71,11 +71,10 @@ class Setting:
 
 def setting_of(op: Any) -> Setting:
     """The setting in which the kernel of ``op``, which a mode was just asked to run, runs where no mode is."""
-    return Setting(
-        *_without(_passed(op, torch.is_inference_mode_enabled())),
-        torch.is_grad_enabled(),
-        torch.get_autocast_dtype("cpu"),
-    )
+    on, off = _without(_passed(op, torch.is_inference_mode_enabled()))
+    if torch._C._len_torch_dispatch_stack():  # a mode of the user's, outside of the one that was asked
+        on = on | _MODE
+    return Setting(on, off, torch.is_grad_enabled(), torch.get_autocast_dtype("cpu"))
 
 
 def aside() -> Any:
