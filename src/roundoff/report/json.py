@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -55,16 +55,14 @@ def as_json(data: dict[str, Any]) -> str:
 def write(text: str, path: str | os.PathLike[str]) -> None:
     """Write ``text`` to ``path``, whole or not at all. Raises RoundoffError where it cannot be written."""
     target = Path(path)
+    part = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
     try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        with part.open("x", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(part, target)
     except OSError as error:
         raise RoundoffError(
             f"Cannot write {target}: {error.strerror}. Give a path in a folder that exists and can be written."
         ) from error
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(name, target)
-    except OSError as error:
-        Path(name).unlink(missing_ok=True)
-        raise RoundoffError(f"Cannot write {target}: {error.strerror}. Give a path that can be written.") from error
+    finally:
+        part.unlink(missing_ok=True)

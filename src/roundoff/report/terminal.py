@@ -28,8 +28,9 @@ def render(view: View) -> RenderableType:
         Text(view.headline, style=_COLOURS[view.verdict]),
         Text(view.reason),
         Text(),
-        _table(view),
     ]
+    if view.rows:
+        parts.append(_table(view))
     if len(view.rows) > _MOST_ROWS:
         parts.append(Text(f"and {len(view.rows) - _MOST_ROWS} more outputs; to_dict() has them all", style="dim"))
     if view.closer:
@@ -56,7 +57,7 @@ def _table(view: View) -> Table:
     rows = sorted(view.rows, key=lambda row: -_ratio(row.real, row.floor)) if len(view.rows) > _MOST_ROWS else view.rows
     for row in rows[:_MOST_ROWS]:
         table.add_row(
-            f"{row.name} {row.kind}",
+            Text(f"{row.name} {row.kind}"),  # a name is no markup
             row.difference,
             row.ulp,
             row.relative,
