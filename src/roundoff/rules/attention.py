@@ -25,7 +25,7 @@ from roundoff.rules.ulps import roundings
 _SOURCE = "first-order error of softmax(scale q kᵀ + mask) v; Higham (2002), §3.1, for both products"
 _ASSUMES = "both products accumulated in float32 or wider; keys taken in blocks, rescaled a few times per block"
 
-_LARGEST = 1 << 23  # scores held at once: 64 MiB
+_LARGEST = 1 << 21  # scores held at once: 16 MiB
 
 
 def scores(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Tensor:

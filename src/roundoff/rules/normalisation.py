@@ -5,14 +5,14 @@ multiplying out, for many kernels compute x (ρ g) + (b - μ ρ g), which cancel
 
 Two ways to the variance: Welford's or two-pass, whose relative error is about n u √(1 + μ²/σ²); and in one pass by
 E[x²] - E[x]², with n u (1 + μ²/σ²). Both are in use (channels-last group norm is of the second kind), so ``bound`` allows
-the second where kernels are known to take it, and ``stable`` is that of the first.
+the second where kernels are known to take it, and ``stable`` is that of the first, √n roundings in the place of n.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from math import inf, prod
+from math import inf, isqrt, prod
 from typing import Any
 
 import torch
@@ -88,7 +88,8 @@ def _group_norm(one_pass: bool) -> Callable[[Call], tuple[Limit, ...]]:
         gain, shift = (None if t is None else t.reshape(1, groups, -1, 1) for t in (gain, shift))
         y, mean, rho = (out.reshape(batch, groups, -1, 1) for out in call.out)
         y = y.reshape(batch, groups, channels // groups, -1)
-        n = y[0, 0].numel()
+        # what the stable way does typically, not at worst: at worst it may lose as much as the other one
+        n = y[0, 0].numel() if one_pass else max(1, isqrt(y[0, 0].numel()))
         limits = _bounds(call, Normal(y, mean, rho, n, gain, shift, float(eps)), one_pass=one_pass)
         return tuple(limit.reshape(out.shape) for limit, out in zip(limits, call.out, strict=True))
 
