@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from textwrap import shorten
 
 from torch import Tensor
 
@@ -97,11 +98,16 @@ def _structure(case: Case) -> str:
         elif is_number(x.native, y.native):
             continue  # judged later
         elif not same_value(x.native, y.native):
-            only.append(f"{name or 'output'} is {x.native!r} in A and {y.native!r} in B")
+            only.append(f"{name or 'output'} is {_short(x.native)} in A and {_short(y.native)} in B")
     if not only:
         return ""
     more = f" (and {len(only) - 3} more)" if len(only) > 3 else ""
     return f"The outputs are not of the same structure: {'; '.join(only[:3])}{more}."
+
+
+def _short(value: object) -> str:
+    """``value`` as it is written down, in one line that is not long."""
+    return shorten(repr(value), 60, placeholder=" …")
 
 
 def _not_deterministic(case: Case) -> str:
@@ -228,7 +234,10 @@ def _plain_numbers(case: Case) -> str:
     for leaf in case.ran_a.leaves:
         other = of_b.get(leaf.name)
         if is_number(leaf.native, other) and not same_value(leaf.native, other):
-            text = f"It is {leaf.native!r} in A and {other!r} in B, plain numbers, which cannot be followed. Return tensors."
+            text = (
+                f"It is {_short(leaf.native)} in A and {_short(other)} in B, plain numbers, which cannot be followed. "
+                "Return tensors."
+            )
             return _tell(case, [(Kind.OPAQUE_OPERATOR, leaf.name or "output", text)])
     return ""
 

@@ -31,7 +31,7 @@ def perturb(
     """An ``alter`` for :class:`WideRun`: results moved by ``strength`` times the typical float64 rounding error.
 
     ``together`` moves all elements of a step the same way, as equal errors of equal elements are; else each goes its own.
-    ``shown`` lets the native kernels' own errors count, at the price of a second float64 operation.
+    ``shown`` lets what the kernels show count as well, at the price of two or three more float64 operations for each.
     """
     generators: dict[torch.device, torch.Generator] = {}
 
@@ -45,6 +45,8 @@ def perturb(
         sizes = typical_error(executed)
         if any(_is_unbounded(y, size) for y, size in zip(executed.wide, sizes, strict=True)):
             return _on_moved_operands(executed, generators, seed, strength)
+        if shown and rule is not None and rule.products is not None and not executed.step.overwritten:
+            sizes = [torch.maximum(torch.as_tensor(sizes[0]), _order_effect(executed))]
         moved = []
         factors = _shown(executed, sizes) if shown else [1.0] * len(sizes)
         for y, size, factor in zip(executed.wide, sizes, factors, strict=True):
@@ -54,9 +56,11 @@ def perturb(
             part = _uniform([1] * y.dim() if together else y.shape, y.device, generators, seed)
             size = torch.where(torch.isfinite(torch.as_tensor(size)), size, y.abs() * U64)  # it may have overflowed
             step = (part.sign() if together else part) * (size * (strength * factor))
-            # A result that fits in far fewer digits was computed exactly, and would be by any kernel.
+            # A result that fits in far fewer digits was computed exactly, and would be by any kernel; unless its error is
+            # as large as the last of these digits: then it is what a cancellation left, and fits by that.
             short = torch.complex64 if y.is_complex() else torch.float32
-            stays = (y == y.to(short).to(y.dtype)) | ~(y + step).isfinite()
+            exact = (y == y.to(short).to(y.dtype)) & ((size <= y.abs() * UNIT_ROUNDOFF[short]) | (y == 0))
+            stays = exact | ~(y + step).isfinite()
             moved.append(torch.where(stays, y, y + step))
         return moved
 
@@ -130,3 +134,34 @@ def typical_error(executed: Executed) -> list[Tensor | float]:
         return sizes
     limits = limits_of(rule, Call(executed.step.op, executed.args, executed.kwargs, tuple(wide), U64, typical=True))
     return [size + limit for size, limit in zip(sizes, limits, strict=True)]
+
+
+def _order_effect(executed: Executed) -> Tensor:
+    """How far the wide sums of products are from the same sums taken in two random parts.
+
+    One u is the typical size where roundings cancel. Equal addends round the same way each time, and their errors pile
+    up, to n u (all weights equal is enough, or a bias that is added to first); that shows only by adding otherwise.
+    """
+    rule, step = executed.rule, executed.step
+    assert rule is not None and rule.products is not None
+    wide_args, wide_kwargs = map_operands(_wide_in(executed), step.args), map_operands(_wide_in(executed), step.kwargs)
+    products = rule.products(wide_args, wide_kwargs)
+    w = products.w
+    first = torch.randint(0, 2, w.shape, generator=torch.Generator().manual_seed(0)).to(w.device, torch.bool)
+    rest = executed.wide[0].clone()
+    for mine in (first, ~first):
+        bias_too = mine is first
+
+        def part(x: Any, mine: Tensor = mine, bias_too: bool = bias_too) -> Any:
+            if x is w:
+                return torch.where(mine, w, torch.zeros_like(w))
+            is_bias = isinstance(x, Tensor) and x is not products.x
+            return torch.zeros_like(x) if is_bias and not bias_too else x
+
+        (y,) = redo(step, rule, map_operands(part, wide_args), map_operands(part, wide_kwargs), executed.outs)
+        rest -= y
+    return rest.abs()
+
+
+def _wide_in(executed: Executed) -> Callable[[Any], Any]:
+    return lambda x: executed.twins.wide(x) if isinstance(x, Tensor) else x

@@ -185,10 +185,8 @@ class WideRun:
         try:
             wide = self._redo_wide(step, rule, outs)
         except (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError) as error:
-            self._give_up(step, outs, f"float64: {str(error).splitlines()[0][:120]}")
+            self._give_up(step, outs, f"float64: {(str(error).splitlines() or [type(error).__name__])[0][:120]}")
             return
-        if not _same_shapes(wide, outs):
-            wide = self._redo_steered(step, rule, outs)
         if rule is not None and rule.nature is Nature.DRAWS:
             self.draws.append((str(step.op), tuple(outs[0].shape)))
         executed = Executed(step, rule, self._old, not self._moved, outs, wide, self.twins)
@@ -206,31 +204,31 @@ class WideRun:
         return is_inexact(x.dtype) or self._moved
 
     def _redo_wide(self, step: Step, rule: Rule | None, outs: list[Tensor]) -> list[Tensor]:
-        wide_of = self._wide_operand(step)
-        args = tuple(map_operands(wide_of, a) for a in step.args)
-        kwargs = {k: map_operands(wide_of, v) for k, v in step.kwargs.items()}
+        try:
+            wide = self._redo_on(step, rule, outs, self._wide_operand)
+            if _same_shapes(wide, outs):
+                return wide
+        except (RuntimeError, IndexError):
+            if not self._is_steered(step):
+                raise
+        # Once more with native masks and indices: the shapes depend on them.
+        self.crossings.append(Crossing(step.index, str(step.op), step.where, 1))
+        wide = self._redo_on(step, rule, outs, lambda x: x if _is_index(x) else self._wide_operand(x))
+        return wide if _same_shapes(wide, outs) else [widen(x) for x in outs]
+
+    def _redo_on(
+        self, step: Step, rule: Rule | None, outs: list[Tensor], operand: Callable[[Any], Any]
+    ) -> list[Tensor]:
+        args = tuple(map_operands(operand, a) for a in step.args)
+        kwargs = {k: map_operands(operand, v) for k, v in step.kwargs.items()}
         return redo(step, rule, args, kwargs, outs)
 
-    def _redo_steered(self, step: Step, rule: Rule | None, outs: list[Tensor]) -> list[Tensor]:
-        """Once more with native masks and indices: the shape of the result depends on them."""
-        self.crossings.append(Crossing(step.index, str(step.op), step.where, 1))
-        wide_of = self._wide_operand(step)
+    def _wide_operand(self, x: Any) -> Any:
+        return self.twins.wide(x) if isinstance(x, Tensor) else x
 
-        def steer(x: Any) -> Any:
-            return x if isinstance(x, Tensor) and not is_inexact(x.dtype) else wide_of(x)
-
-        args = tuple(map_operands(steer, a) for a in step.args)
-        kwargs = {k: map_operands(steer, v) for k, v in step.kwargs.items()}
-        wide = redo(step, rule, args, kwargs, outs)
-        if not _same_shapes(wide, outs):
-            return [widen(x) for x in outs]
-        return wide
-
-    def _wide_operand(self, step: Step) -> Callable[[Any], Any]:
-        def wide_of(x: Any) -> Any:
-            return self.twins.wide(x) if isinstance(x, Tensor) else x
-
-        return wide_of
+    def _is_steered(self, step: Step) -> bool:
+        """True when a mask or an index of the step was recomputed wide."""
+        return any(_is_index(x) and self.twins.has(x) for x in operands((step.args, step.kwargs)))
 
     def _draw(self, step: Step, outs: list[Tensor]) -> None:
         self.draws.append((str(step.op), tuple(outs[0].shape)))
@@ -269,6 +267,10 @@ class WideRun:
 def _same_shapes(wide: list[Tensor], native: list[Tensor]) -> bool:
     # The shape of a nested tensor cannot be asked for.
     return all(x.is_nested or w.shape == x.shape for w, x in zip(wide, native, strict=True))
+
+
+def _is_index(x: Any) -> bool:
+    return isinstance(x, Tensor) and not is_inexact(x.dtype)
 
 
 def _is_view(outs: list[Tensor], found: list[Tensor]) -> bool:
