@@ -204,6 +204,15 @@ def test_python_floats_that_differ_leave_it_undecided() -> None:
     )
 
 
+def test_arrays_of_plain_numbers_are_told_in_short() -> None:
+    x, w = torch.randn(50, 40), torch.randn(40, 6)
+    c = roundoff.compare(lambda x: (x, product(x, w).numpy()), lambda x: (x, backwards(x, w).numpy()), x)
+    assert c.verdict == "undecided"
+    assert "\n" not in c.reason and len(c.reason) < 250
+    c = roundoff.compare(lambda x: (x, ["word"] * 300, "word " * 300), lambda x: (x, ["word"] * 300, "ward " * 300), x)
+    assert c.verdict == "different" and len(c.reason) < 250
+
+
 # -- not finite -------------------------------------------------------------------------------------------------------
 
 
