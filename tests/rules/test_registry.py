@@ -27,6 +27,7 @@ HAS_NO_SAMPLES = {
     "aten.view_as": "taken apart before it runs",
     "aten.bitwise_and": "integers",
     "aten.complex": "real operands, complex result",
+    "aten.linalg_lu_factor_ex": "factors, which have no bound of their own",
     "aten._batch_norm_with_update": "runs on graphics processors",
     "aten.cudnn_batch_norm": "runs on graphics processors",
     "aten._scaled_dot_product_flash_attention": "runs on graphics processors",
@@ -131,7 +132,7 @@ def without_last_block(x: Any) -> Any:
 
 
 def in_bfloat16(x: Any) -> Any:
-    return x.to(torch.bfloat16).to(x.dtype) if isinstance(x, Tensor) and is_inexact(x.dtype) else x
+    return x.to(torch.bfloat16).to(x.dtype) if isinstance(x, Tensor) and x.is_floating_point() else x
 
 
 def seen_when(rule: Rule, change: Any, *, first_only: bool) -> list[bool]:
