@@ -127,3 +127,38 @@ def test_float8(dtype: torch.dtype) -> None:
     assert compare(lambda x: (x / 3).to(dtype).float(), lambda x: (x * (1 / 3)).to(dtype).float(), x)
     assert compare(lambda x: (x / 3).to(dtype), lambda x: (x / 3.5).to(dtype), x).verdict == "different"
     assert compare(lambda x: x.to(dtype).float() * 2, lambda x: x + x, x[:52]).verdict == "roundoff"
+
+
+def test_systems_solved_with_factors_for_which_there_was_no_rule() -> None:
+    g = torch.Generator().manual_seed(0)
+    x, b = torch.randn(3, 6, 6, generator=g), torch.randn(3, 6, 2, generator=g)
+    a = x @ x.mT + torch.eye(6)
+
+    def solve(a: Tensor, b: Tensor) -> Tensor:
+        return torch.linalg.solve(a, b)
+
+    ways = [
+        lambda a, b: torch.cholesky_solve(b, torch.linalg.cholesky(a)),
+        lambda a, b: torch.cholesky_inverse(torch.linalg.cholesky(a)) @ b,
+        lambda a, b: torch.linalg.lu_solve(*torch.linalg.lu_factor(a), b),
+        lambda a, b: torch.linalg.pinv(a) @ b,
+    ]
+    for way in ways:
+        c = compare(solve, way, (a, b))
+        assert c, c.reason
+        ridge = compare(solve, lambda a, b, way=way: way(a + 1e-4 * torch.eye(6), b), (a, b))
+        assert ridge.verdict == "different", ridge.reason
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_a_cancellation_leaves_may_fit_in_few_digits(dtype: torch.dtype) -> None:
+    x = (torch.randn(2, 8, 5, 5, generator=torch.Generator().manual_seed(0)) + 1e4).to(dtype)
+
+    def rows(x: Tensor) -> Tensor:
+        return nn.functional.group_norm(x, 4)
+
+    def images(x: Tensor) -> Tensor:
+        return nn.functional.group_norm(x.contiguous(memory_format=torch.channels_last), 4)
+
+    c = compare(rows, images, x)
+    assert c, c.reason

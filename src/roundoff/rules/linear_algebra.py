@@ -9,7 +9,7 @@ pivots may differ.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from math import inf, prod
+from math import inf, prod, sqrt
 from typing import Any
 
 import torch
@@ -72,6 +72,42 @@ def _triangular(call: Call) -> Limit:
 def _cholesky(call: Call) -> tuple[Limit, ...]:
     a, factor = call.args[0], call.out[0]
     return _rest(call, _condition(a) * _norm(factor) * _stable(call, a))
+
+
+def _triangle(t: Tensor, upper: bool) -> Tensor:
+    return t.triu() if upper else t.tril()
+
+
+def _by_cholesky(call: Call) -> Limit:
+    """x from L Lᵀ x = b: κ(L) (1 + κ(L)) ‖x‖, for the second triangular solution takes over the error of the first."""
+    inverts = "cholesky_inverse" in str(call.op)
+    factor, x = call.args[0 if inverts else 1], call.out[0]
+    factor = _triangle(factor, bool(call.arg(1 if inverts else 2, "upper", False)))
+    kappa = _condition(factor)
+    return kappa * (1 + kappa) * _norm(x) * _stable(call, factor)
+
+
+def _by_lu(call: Call) -> Limit:
+    """x from P L U x = b, or its transpose: κ(U) (1 + κ(L)) ‖x‖, and the other way round."""
+    both, x = call.args[0], call.out[0]
+    lower = both.tril(-1) + torch.eye(both.shape[-1], dtype=both.dtype, device=both.device)
+    kappas = _condition(lower), _condition(both.triu())
+    return (1 + kappas[0]) * (1 + kappas[1]) * _norm(x) * _stable(call, both)
+
+
+def _pseudoinverse(call: Call) -> Limit:
+    """‖δA⁺‖ <= 2 ‖A⁺‖² ‖δA‖ while the rank stays (Wedin 1973); no bound where it hangs on the last digits."""
+    a, x = call.args[0], call.out[0]
+    values = torch.linalg.svdvals(a)
+    kappa = (values[..., :1] / values[..., -1:]).unsqueeze(-1)
+    limit = kappa * _norm(x) * (2 * call.gamma(_STEPS * max(a.shape[-2:]) * a.shape[-1] ** 0.5))
+    return torch.where(kappa * max(a.shape[-2:]) * call.u * 4 < 1, limit, inf).nan_to_num(nan=inf, posinf=inf)
+
+
+def _orthonormal(call: Call) -> Limit:
+    """Columns of a product of reflections: √n γ_mn (Higham, lemma 19.3)."""
+    m, n = call.out[0].shape[-2:]
+    return call.gamma(_STEPS * m * max(n, 1)) * sqrt(n)
 
 
 def _qr(call: Call) -> tuple[Limit, ...]:
@@ -157,6 +193,39 @@ def _triangles(r: Operands) -> Iterable[Any]:
             )
 
 
+def _factored(r: Operands) -> Iterable[Any]:
+    for a in _positive(r):
+        factor = torch.linalg.cholesky(a)
+        yield r.normal(*a.shape[:-1], 3), factor
+        yield r.normal(*a.shape[:-1], 3), factor.mT.contiguous(), True
+
+
+def _factors(r: Operands) -> Iterable[Any]:
+    for a in _positive(r):
+        yield torch.linalg.cholesky(a)
+
+
+def _eliminated(r: Operands) -> Iterable[Any]:
+    for a in _square(r):
+        both, pivots = torch.linalg.lu_factor(a)
+        yield both, pivots, r.normal(*a.shape[:-1], 3)
+        yield both, pivots, r.normal(*a.shape[:-1], 3), {"adjoint": True}
+
+
+def _tall(r: Operands) -> Iterable[Any]:
+    if r.half:
+        return
+    for m, n in ((5, 3), (3, 5), (33, 7)):
+        yield r.normal(m, n)
+        yield r.normal(2, m, n)
+
+
+def _reflections(r: Operands) -> Iterable[Any]:
+    if not r.half:
+        for m, n in ((5, 3), (33, 7)):
+            yield torch.geqrf(r.normal(m, n))
+
+
 def _bilinear(r: Operands) -> Iterable[Any]:
     yield r.normal(4, 5), r.normal(3, 5, 6), r.normal(4, 6), [1, 3], [0], [1, 2], [2, 3]
     yield r.normal(4, 50), r.normal(3, 50, 33), r.normal(4, 33), [1, 3], [0], [1, 2], [2, 3]
@@ -169,6 +238,11 @@ for _names, _bound, _cases, _where in (
     (("linalg_cholesky_ex",), _cholesky, _positive, f"{_HIGHAM}, §10.1; condition: Sun (1991)"),
     (("linalg_qr",), _qr, lambda r: [x + 2 * torch.eye(x.shape[-1]) for x in _square(r)], f"{_HIGHAM}, §19.3"),
     (("_linalg_svd", "_linalg_eigh"), _values, _positive, f"{_HIGHAM}; Weyl's theorem"),
+    (("cholesky_solve",), _by_cholesky, _factored, f"{_HIGHAM}, §8.1, §10.1"),
+    (("cholesky_inverse",), _by_cholesky, _factors, f"{_HIGHAM}, §8.1, §10.1"),
+    (("linalg_lu_solve",), _by_lu, _eliminated, f"{_HIGHAM}, §8.1, §9.3"),
+    (("linalg_pinv.atol_rtol_tensor",), _pseudoinverse, _tall, "Wedin, Perturbation theory for pseudo-inverses (1973)"),
+    (("linalg_householder_product",), _orthonormal, _reflections, f"{_HIGHAM}, §19.3"),
     (("_linalg_det",), _determinant, _one, f"{_HIGHAM}, §14.6"),
     (("_linalg_slogdet",), _log_determinant, _one, f"{_HIGHAM}, §14.6"),
     (
@@ -189,3 +263,12 @@ for _names, _bound, _cases, _where in (
             samples=given(_cases),
         )
     )
+
+register(
+    Rule(
+        tuple(f"aten.{n}" for n in ("linalg_lu_factor_ex", "linalg_lu", "geqrf", "linalg_eig", "_linalg_eigvals")),
+        Nature.ROUNDS,
+        _rest,
+        source="not judged: factors for later use, and eigenvalues of any matrix, have no bound without their condition",
+    )
+)
