@@ -60,14 +60,16 @@ class Ready:
     wide: Callable[..., Any] | None
 
     def oracle(self) -> list[Tensor]:
-        """The outputs in float64, by the network's own copy or what the case says instead; gradients may be needed."""
+        """The outputs in float64, by the network's own copy or what the case says instead."""
         model = self.wide or copy.deepcopy(self.model)
         if isinstance(model, nn.Module):
             model._apply(widened)  # not double(): that leaves complex numbers as they are
         before = torch.get_default_dtype()
         torch.set_default_dtype(torch.float64)
         try:
-            return [x.detach() for x in tensors(model(*widened(self.args), **widened(self.kwargs)))]
+            args, kwargs = widened(self.args), widened(self.kwargs)
+            with self.mode(), torch.autocast("cpu", enabled=False):
+                return [x.detach() for x in tensors(model(*args, **kwargs))]
         finally:
             torch.set_default_dtype(before)
 

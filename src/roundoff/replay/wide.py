@@ -196,7 +196,7 @@ class WideRun:
         if self._alter is not None:
             wide = self._alter(executed)
         for x, w in zip(outs, wide, strict=True):
-            if x.numel() and self._differs_from_native(x):
+            if w is not x and x.numel() and self._differs_from_native(x):
                 self.twins.adopt(x, w)
 
     def _differs_from_native(self, x: Tensor) -> bool:
@@ -285,7 +285,7 @@ def redo(
     if rule is not None and rule.wide is not None:
         out = rule.wide(*args, native=tuple(native), **kwargs)
         results = [x.to(wide_dtype(n.dtype)) for x, n in zip(operands(out), native, strict=True)]
-        return _apart(step, results, args, kwargs)
+        return _apart(step, results, native, args, kwargs)
     args = tuple(map_operands(_wide_format, a) for a in args)
     kwargs = {k: map_operands(_wide_format, v) for k, v in kwargs.items()}
     out = None
@@ -301,15 +301,18 @@ def redo(
     for result, n in zip(results, native, strict=True):
         if is_inexact(n.dtype) and result.dtype != wide_dtype(n.dtype):
             raise RuntimeError(f"the result is {result.dtype} on float64 operands")
-    return results if rule is not None else _apart(step, results, args, kwargs)
+    return results if rule is not None else _apart(step, results, native, args, kwargs)
 
 
-def _apart(step: Step, results: list[Tensor], args: Any, kwargs: Any) -> list[Tensor]:
-    """``results``, copied where they lie in the memory of an operand, which those of the native step do not."""
+def _apart(step: Step, results: list[Tensor], native: list[Tensor], args: Any, kwargs: Any) -> list[Tensor]:
+    """``results``, copied where they lie in memory that is not theirs; the native ones themselves stay."""
     if step.overwritten:
         return results
-    given = {x.untyped_storage()._cdata for x in operands((args, kwargs)) if has_storage(x)}
-    return [x.clone() if has_storage(x) and x.untyped_storage()._cdata in given else x for x in results]
+    given = {x.untyped_storage()._cdata for x in operands((args, kwargs, native)) if has_storage(x)}
+    return [
+        x.clone() if has_storage(x) and x.untyped_storage()._cdata in given and x is not n else x
+        for x, n in zip(results, native, strict=True)
+    ]
 
 
 def _rounds_a_number(step: Step) -> bool:
