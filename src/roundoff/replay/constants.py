@@ -15,7 +15,7 @@ from torch import Tensor
 
 from roundoff.formats import is_inexact, wide_dtype
 from roundoff.replay.twins import Twins
-from roundoff.tape.leaves import operands, tensors
+from roundoff.tape.leaves import map_operands, operands, tensors
 from roundoff.tape.storages import StorageMap, has_storage
 from roundoff.tape.watch import Step
 
@@ -112,12 +112,20 @@ def _part(x: Tensor) -> Part:
 
 
 @contextmanager
-def numbers_in_and_out(constants: Constants, keep: Callable[[Tensor], None]) -> Iterator[None]:
+def numbers_in_and_out(constants: Constants, twins: Twins, keep: Callable[[Tensor], None]) -> Iterator[None]:
     """While a run lasts: Python numbers that become tensors are remembered, ``numpy`` and ``tolist`` are noticed.
 
     ``keep`` is told of the tensors whose memory NumPy gets, and may write to. A mode for torch functions would do all
     this too, but it switches the fused paths of attention off.
     """
+
+    def number(x: Any) -> Any:
+        """Tensors of one element among the numbers are read without a step: here with their wide value."""
+        try:
+            return twins.wide(x).item() if isinstance(x, Tensor) else x
+        except ValueError:
+            constants.left_as_float.append("torch.tensor")
+            return x.item()
 
     def making(make: Callable[..., Tensor], position: int) -> Callable[..., Tensor]:
         def made(*args: Any, **kwargs: Any) -> Tensor:
@@ -125,7 +133,7 @@ def numbers_in_and_out(constants: Constants, keep: Callable[[Tensor], None]) -> 
             data = args[position] if position < len(args) else kwargs.get("data")
             if isinstance(data, (int, float, complex, list, tuple)):
                 with torch._C._DisableTorchDispatch():
-                    constants.remember(result, data)
+                    constants.remember(result, map_operands(number, data))
             return result
 
         return made

@@ -109,7 +109,7 @@ def run_wide(
         set_random_state(side.randomness)
         listeners: list[Listener] = [restore, wide, formats, *also]
         before = random_state()
-        with numbers_in_and_out(constants, restore.keep):
+        with numbers_in_and_out(constants, wide.twins, restore.keep):
             out = _guarded(side, lambda: watch(side.model, side.args, side.kwargs, listeners))
         elsewhere = drew_elsewhere(before, random_state())
         found = tuple(leaf for name, value in leaves(out) for leaf in _leaves(name, value, wide, restore.is_older))
