@@ -162,3 +162,20 @@ def test_what_a_cancellation_leaves_may_fit_in_few_digits(dtype: torch.dtype) ->
 
     c = compare(rows, images, x)
     assert c, c.reason
+
+
+@pytest.mark.parametrize("size", [1e-11, 1e-13, 1e-20, 1e-40])
+def test_normalisation_of_numbers_whose_variance_is_nothing_beside_eps(size: float) -> None:
+    g = torch.Generator().manual_seed(0)
+    x = (torch.randn(16, 32, generator=g) * size).double()
+    x[:, ::3] *= 1e-6
+    x = (x - x.mean(-1, keepdim=True)).float()
+
+    def by_hand(x: Tensor) -> Tensor:
+        spread = x.var(-1, keepdim=True, unbiased=False) + 1e-5
+        return (x - x.mean(-1, keepdim=True)) / spread.sqrt()
+
+    c = compare(lambda x: nn.functional.layer_norm(x, (32,)), by_hand, x)
+    assert c, c.reason
+    c = compare(lambda x: nn.functional.group_norm(x[None], 16)[0], by_hand, x)
+    assert c, c.reason

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from roundoff.formats import U64
 from roundoff.rules.reduction import spread_error
 from roundoff.rules.registry import register
 from roundoff.rules.rule import Call, Limit, Nature, Rule
@@ -54,15 +55,17 @@ def _bounds(call: Call, a: Normal, *, one_pass: bool, factors: bool = False) -> 
     stored = call.gamma_out(3) if coarse else 0.0
     size = a.mean.abs()
     spread = a.rho.pow(-2)
-    variance = (spread - a.eps).clamp_min_(0)
+    # Where σ² is nothing beside ε this difference has lost it: what it may have lost is put back.
+    variance = (spread - a.eps).clamp_min_(0).add_(spread, alpha=4 * U64)
     square = variance + a.mean.square()
     error = square * (3 * call.gamma(a.n + 2)) if one_pass else spread_error(call, variance, square, a.n)
     if coarse:
         error = error.add_(a.mean.mul(call.gamma_out(2)).square_())
     stretch = _stretch(error, spread).add_(call.gamma(5) + call.scalar(a.eps) / max(a.eps, 1e-300) + stored)
-    mean_error = square.sqrt().mul_(call.gamma(a.n + 2))  # the mean of |x| is at most the root of the mean square
+    # The mean of |x| is at most the root of the mean square; each rounding is half the smallest number at least.
+    mean_error = square.sqrt().mul_(call.gamma(a.n + 2)).add_((a.n + 2) * call.underflow)
     # twice |μ|: for the rounding of x - μ, or of x ρ g and of μ ρ g, and for the size of x
-    moved = size.mul_(2 * (call.gamma(4) + stored)).add_(mean_error).add_(2 * call.underflow if coarse else 0.0)
+    moved = size.mul_(2 * (call.gamma(4) + stored)).add_(mean_error).add_(2 * call.underflow)
     moved = moved.mul_(a.rho)
     if a.gain is not None:
         moved = moved * a.gain.abs()
