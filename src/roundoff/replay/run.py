@@ -153,7 +153,7 @@ def _leaf(name: str, value: Any, wide: WideRun, is_older: Callable[[Tensor], boo
     if is_wrapper(value):
         wide.opaque.append(Opaque("the output", name, f"a {type(value).__name__}"))
     try:
-        twin = wide.twins.wide(value)
+        twin = wide.value(value)
     except ValueError as error:
         wide.opaque.append(Opaque("the output", name, str(error)))
         twin = widen(value)

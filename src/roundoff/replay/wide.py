@@ -179,6 +179,11 @@ class WideRun:
             return
         self._compute(step, rule, outs)
 
+    def value(self, x: Tensor) -> Tensor:
+        """The wide value of an output. Raises ValueError where bits were reinterpreted."""
+        self._constants.meet(x, self.twins)
+        return self.twins.wide(x)
+
     # -- the wide side of a step --------------------------------------------------------------------------------------
 
     def _compute(self, step: Step, rule: Rule | None, outs: list[Tensor]) -> None:
