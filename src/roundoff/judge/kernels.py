@@ -19,6 +19,7 @@ from roundoff.judge.precision import Hypothesis, explain_error, permitted
 from roundoff.replay.twins import Twins
 from roundoff.replay.wide import Executed
 from roundoff.rules import Call, Limit, Nature
+from roundoff.rules.matmul import lost
 from roundoff.rules.opened import opened
 from roundoff.rules.rule import compute_unit, limits_of, rounding
 
@@ -187,5 +188,6 @@ def _suspicious(executed: Executed, error: Tensor) -> bool:
         return False
     products = rule.products(executed.args, executed.kwargs)
     base = (products.rows(products.x) * (products.cols(products.w) * products.scale)).abs()
+    error = (error - lost(products, compute_unit(executed.outs[0].dtype))).clamp_min_(0)
     typical = float((error / base.clamp_min(1e-300)).square_().mean().sqrt())
     return bool(typical > _SUSPICIOUS / products.terms**0.5)

@@ -134,13 +134,17 @@ class WideRun:
             self._constants.meet(x, self.twins)
         self._moved = any(self.twins.has(x) for x in found)
         self._randomness = random_state() if lookup(step.op) is None else None
-        for x in step.overwritten:
-            if not has_storage(x):
-                continue
-            if self._observe is not None or self._alter is not None:
-                self._old[id(x)] = x.detach().to(wide_dtype(x.dtype), copy=True)
+        overwritten = [x for x in step.overwritten if has_storage(x)]
+        for x in overwritten:
             if self._moved or is_inexact(x.dtype):
                 self.twins.own(x)
+        if overwritten and (self._observe is not None or self._alter is not None):
+            self._keep_old(found, {x.untyped_storage()._cdata for x in overwritten})
+
+    def _keep_old(self, found: list[Tensor], addresses: set[int]) -> None:
+        for x in found:  # also those that are only read, in memory that is written to
+            if has_storage(x) and x.untyped_storage()._cdata in addresses:
+                self._old[id(x)] = x.detach().to(wide_dtype(x.dtype), copy=True)
 
     def after(self, step: Step, out: Any) -> None:
         with torch.no_grad():

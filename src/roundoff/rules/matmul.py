@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
+from roundoff.formats import U64
 from roundoff.rules.registry import register
 from roundoff.rules.rule import Call, Limit, Nature, Products, Rule
 
@@ -58,6 +59,20 @@ def _addmm(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Products:
     return Products(x, w, x.shape[-1], _rows, _cols, _keyword(kwargs, "alpha"), None if beta == 0 else added * beta)
 
 
+def _addbmm(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Products:
+    added, x, w = args[0], args[1], args[2]
+    beta = _keyword(kwargs, "beta")
+    return Products(
+        x,
+        w,
+        x.shape[0] * x.shape[2],
+        lambda x: norm(x.transpose(0, 1).flatten(1), 1).unsqueeze(1),
+        lambda w: norm(w.flatten(0, 1), 0).unsqueeze(0),
+        _keyword(kwargs, "alpha"),
+        None if beta == 0 else added * beta,
+    )
+
+
 def _mv(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Products:
     return Products(args[0], args[1], args[0].shape[-1], _last, _last)
 
@@ -80,6 +95,11 @@ def _linear(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Products:
     return Products(args[0], args[1], args[0].shape[-1], _rows, _last, added=bias)
 
 
+def lost(products: Products, u: float) -> float:
+    """What n products lose where they underflow: each half the smallest number of the arithmetic (Higham, §2.8)."""
+    return products.roundings * (2.0**-1074 if u == U64 else 2.0**-150) * max(products.scale, 1.0)
+
+
 def products_bound(products: Products, call: Call) -> Limit:
     """γ_{n+2} (scale ‖x‖‖w‖ + |added|): n products, a summand and a scale; a complex product is four real ones."""
     gamma = call.gamma(products.roundings)
@@ -87,6 +107,7 @@ def products_bound(products: Products, call: Call) -> Limit:
     limit: Limit = rows * (gamma * products.scale * (2 if products.x.is_complex() else 1)) * cols
     if products.parts and call.u_out > call.u:
         limit = limit + rows * (call.u_out * products.parts * products.scale) * cols
+    limit = limit + lost(products, call.u)
     if products.added is not None:
         limit = limit + products.added.abs() * gamma
         if call.u_out > call.u:  # some kernels store the sum in the short format before they add the bias (measured)
@@ -115,6 +136,11 @@ def _samples(kind: str) -> Any:
                         yield (x[0], w[:, 0]), {}
                     case "addmv":
                         yield (torch.randn(m, generator=g).to(dtype), x, w[:, 0]), {}
+                    case "addbmm":
+                        yield (
+                            (torch.randn(m, n, generator=g).to(dtype), torch.stack([x, -x]), torch.stack([w, w * 2])),
+                            {},
+                        )
                     case "baddbmm":
                         yield (b, torch.stack([x, -x]), torch.stack([w, w * 2])), {}
                     case "linear":
@@ -128,6 +154,7 @@ for _name, _take in {
     "bmm": _mm,
     "addmm": _addmm,
     "baddbmm": _addmm,
+    "addbmm": _addbmm,
     "mv": _mv,
     "dot": _mv,
     "addmv": _addmv,
