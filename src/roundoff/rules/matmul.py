@@ -70,6 +70,7 @@ def _addbmm(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Products:
         lambda w: norm(w.flatten(0, 1), 0).unsqueeze(0),
         _keyword(kwargs, "alpha"),
         None if beta == 0 else added * beta,
+        parts=x.shape[0],  # one product after the other is added to what is stored
     )
 
 
