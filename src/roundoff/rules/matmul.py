@@ -59,21 +59,6 @@ def _addmm(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Products:
     return Products(x, w, x.shape[-1], _rows, _cols, _keyword(kwargs, "alpha"), None if beta == 0 else added * beta)
 
 
-def _addbmm(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Products:
-    added, x, w = args[0], args[1], args[2]
-    beta = _keyword(kwargs, "beta")
-    return Products(
-        x,
-        w,
-        x.shape[0] * x.shape[2],
-        lambda x: norm(x.transpose(0, 1).flatten(1), 1).unsqueeze(1),
-        lambda w: norm(w.flatten(0, 1), 0).unsqueeze(0),
-        _keyword(kwargs, "alpha"),
-        None if beta == 0 else added * beta,
-        parts=x.shape[0],  # one product after the other is added to what is stored
-    )
-
-
 def _mv(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Products:
     return Products(args[0], args[1], args[0].shape[-1], _last, _last)
 
@@ -137,11 +122,6 @@ def _samples(kind: str) -> Any:
                         yield (x[0], w[:, 0]), {}
                     case "addmv":
                         yield (torch.randn(m, generator=g).to(dtype), x, w[:, 0]), {}
-                    case "addbmm":
-                        yield (
-                            (torch.randn(m, n, generator=g).to(dtype), torch.stack([x, -x]), torch.stack([w, w * 2])),
-                            {},
-                        )
                     case "baddbmm":
                         yield (b, torch.stack([x, -x]), torch.stack([w, w * 2])), {}
                     case "linear":
@@ -155,7 +135,6 @@ for _name, _take in {
     "bmm": _mm,
     "addmm": _addmm,
     "baddbmm": _addmm,
-    "addbmm": _addbmm,
     "mv": _mv,
     "dot": _mv,
     "addmv": _addmv,
