@@ -28,12 +28,16 @@ from roundoff.tape.watch import Step, written
 
 @dataclass(frozen=True)
 class Crossing:
-    """A step at which the wide and the native run choose differently, and for how many elements."""
+    """A step at which the wide and the native run choose differently, and for how many elements.
+
+    ``mark`` is a number that changes with which elements these are and with what they choose.
+    """
 
     step: int
     op: str
     where: str
     count: int
+    mark: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -264,13 +268,19 @@ class WideRun:
             if x.numel() == 0 or (x.dim() == 0 and not jumps and is_inexact(x.dtype)):
                 continue
             if not is_inexact(x.dtype):
-                count = int((x != w).sum())
+                other = x != w
             elif jumps:
-                count = int(((widen(x) - w).abs() >= 0.5).sum())
+                other = (widen(x) - w).abs() >= 0.5
             else:
                 continue
-            if count and "pool" not in str(step.op):
-                self.crossings.append(Crossing(step.index, str(step.op), step.where, count))
+            if bool(other.any()) and "pool" not in str(step.op):
+                self.crossings.append(Crossing(step.index, str(step.op), step.where, int(other.sum()), _mark(other, w)))
+
+
+def _mark(other: Tensor, w: Tensor) -> float:
+    places = other.flatten().nonzero().flatten()
+    chosen = w.flatten()[places].to(torch.float64).round().nan_to_num()
+    return float((chosen.add_(0.5) * places.add(1).to(torch.float64).sqrt()).sum())
 
 
 def _same_shapes(wide: list[Tensor], native: list[Tensor]) -> bool:
