@@ -179,3 +179,25 @@ def test_normalisation_of_numbers_whose_variance_is_nothing_beside_eps(size: flo
     assert c, c.reason
     c = compare(lambda x: nn.functional.group_norm(x[None], 16)[0], by_hand, x)
     assert c, c.reason
+
+
+@pytest.mark.parametrize("size", [1e-20, 1e-30])
+def test_products_that_underflow(size: float) -> None:
+    x = torch.randn(2, 4, 9, 8, generator=torch.Generator().manual_seed(0)) * size
+    for a, b in (
+        (lambda x: (x * 0.1) @ x.mT, lambda x: (x @ x.mT) * 0.1),
+        (lambda x: torch.softmax(x @ x.mT, -1) @ x, lambda x: torch.softmax((x.flip(-1) @ x.flip(-1).mT), -1) @ x),
+    ):
+        c = compare(a, b, x)
+        assert c, c.reason
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_functions_that_come_near_a_number_of_few_digits(dtype: torch.dtype) -> None:
+    """log_softmax, logsumexp and tanh far out: 1 - 1e-17 is 1 in float64, and that it fits does not make it exact."""
+    for seed in range(6):
+        x = (torch.randn(2, 4, 9, 8, generator=torch.Generator().manual_seed(seed)) * 100).to(dtype)
+        c = compare(lambda x: x.log_softmax(1), lambda x: x - x.logsumexp(1, keepdim=True), x)
+        assert c, c.reason
+        c = compare(lambda x: 1 - torch.tanh(x / 8), lambda x: 2 * torch.sigmoid(x / -4), x)
+        assert c, c.reason

@@ -56,6 +56,8 @@ def perturb(
             part = _uniform([1] * y.dim() if together else y.shape, y.device, generators, seed)
             size = torch.where(torch.isfinite(torch.as_tensor(size)), size, y.abs() * U64)  # it may have overflowed
             step = (part.sign() if together else part) * (size * (strength * factor))
+            # Less than half the way to a neighbour is no move at all, and another correct result is a neighbour at least.
+            step = torch.where(y + step == y, part.sign() * y.abs() * (2 * U64), step)
             # A result that fits in far fewer digits was computed exactly, and would be by any kernel; unless its error is
             # as large as the last of these digits: then it is what a cancellation left, and fits by that.
             short = torch.complex64 if y.is_complex() else torch.float32
@@ -70,7 +72,7 @@ def perturb(
 
 
 #: Operators whose exact result on numbers of few digits has few digits.
-_RATIONAL = frozenset("add sub rsub mul div sum mean cumsum square lerp addcmul _to_copy copy".split())
+_RATIONAL = {"add", "sub", "rsub", "mul", "div", "sum", "mean", "cumsum", "square", "lerp", "addcmul", "_to_copy", "copy"}
 
 
 def _is_rational(executed: Executed) -> bool:
