@@ -128,6 +128,18 @@ def test_reduced_precision_that_no_setting_allows_is_different(
     assert "no setting in force allows" in c.reason
 
 
+@pytest.mark.parametrize("call", [0, 1])
+@pytest.mark.parametrize("bits", [11, 8])
+def test_reduced_precision_in_sums_so_long_that_the_bound_does_not_see_it(bits: int, call: int) -> None:
+    """γ_n of 200,000 float32 roundings is 2^-6: more than rounding the operands to bfloat16, 2^-8 each, makes."""
+    widths = (200_000, 4) if call == 0 else (4, 200_000)
+    net = nn.Sequential(nn.Linear(*widths), nn.Sigmoid(), nn.Linear(*reversed(widths)))
+    c = planted("addmm", rounded(bits), lambda: (net, torch.randn(6, widths[0])), call)
+    assert c.verdict == "different"
+    assert kinds(c) == {"reduced-precision"}
+    assert told(c, "reduced-precision").startswith(f"B: net.{2 * call}")
+
+
 @contextmanager
 def allowed(operator: str, precision: str) -> Iterator[None]:
     """The CPU may compute float32 products of this kind in a shorter format."""

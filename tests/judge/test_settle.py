@@ -130,12 +130,28 @@ def test_a_real_difference_beside_a_near_tie_is_real() -> None:
     assert settled(with_where(product), changed, *args).state is State.REAL
 
 
-def test_the_threshold_that_only_one_native_side_crosses() -> None:
-    """Natively the two sides of a threshold are taken, in exact arithmetic the same one."""
+def crossing() -> tuple[Tensor, Tensor, float]:
+    """x, w and a threshold on x @ w of which the native product and the backward one are not on the same side."""
     x, w = torch.randn(64, 48), torch.randn(48, 32)
     one, two = product(x, w).flatten(), backwards(x, w).flatten()
     at = ((one - two).abs() / one.abs()).argmax()
-    threshold = max(one[at].item(), two[at].item())
+    return x, w, max(one[at].item(), two[at].item())
+
+
+def test_a_small_real_difference_beside_a_native_crossing_is_real() -> None:
+    """The round-off of the crossed element is 2, and says nothing of how float64 rounds."""
+    x, w, threshold = crossing()
+
+    def net(f: Product, change: float) -> Callable[..., Tensor]:
+        return lambda x: (f(x, w) >= threshold).float() * 2 + f(x, w) * (1 + change)
+
+    assert settled(net(product, 0), net(backwards, 0), x).state is State.SAME
+    assert settled(net(product, 0), net(backwards, 1e-11), x).state is State.REAL
+
+
+def test_the_threshold_that_only_one_native_side_crosses() -> None:
+    """Natively the two sides of a threshold are taken, in exact arithmetic the same one."""
+    x, w, threshold = crossing()
 
     def net(f: Product) -> Callable[..., Tensor]:
         return lambda x: (f(x, w) >= threshold).float() * 2
@@ -143,5 +159,5 @@ def test_the_threshold_that_only_one_native_side_crosses() -> None:
     c = roundoff.compare(net(product), net(backwards), x)
     assert c.verdict == "roundoff", c.reason
     assert c.outputs[0].max_abs == 2 and c.outputs[0].real_abs == 0
-    (crossing,) = [f for f in c.findings if f.kind == "branch-crossing"]
-    assert "aten.ge.Scalar" in crossing.text and "1 elements" in crossing.text
+    (finding,) = [f for f in c.findings if f.kind == "branch-crossing"]
+    assert "aten.ge.Scalar" in finding.text and "1 elements" in finding.text

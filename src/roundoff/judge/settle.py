@@ -89,11 +89,9 @@ def _perturbed(
         alter = perturb(seed, strength, together=count % 2 == 1, shown=count > 0)
         moved, _ = run_wide(side, alter=alter, values=(values or {}).get(side.name), neutral=neutral)
         outs.append({name: leaf.wide for name, leaf in moved.tensors.items() if leaf.wide is not None})
-        before = {(c.step, c.count) for c in base.wide.crossings}
-        for crossing in moved.wide.crossings:
-            if (crossing.step, crossing.count) not in before:
-                flips.add(f"{side.name}: {crossing.op} ({crossing.where})")
-        flipped |= {(c.step, c.count) for c in moved.wide.crossings} != before
+        before, now = set(base.wide.crossings), set(moved.wide.crossings)
+        flips |= {f"{side.name}: {crossing.op} ({crossing.where})" for crossing in now - before}
+        flipped |= now != before
     return outs[0], outs[1], strength, flipped
 
 
