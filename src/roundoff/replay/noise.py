@@ -72,7 +72,21 @@ def perturb(
 
 
 #: Operators whose exact result on numbers of few digits has few digits.
-_RATIONAL = {"add", "sub", "rsub", "mul", "div", "sum", "mean", "cumsum", "square", "lerp", "addcmul", "_to_copy", "copy"}
+_RATIONAL = {
+    "add",
+    "sub",
+    "rsub",
+    "mul",
+    "div",
+    "sum",
+    "mean",
+    "cumsum",
+    "square",
+    "lerp",
+    "addcmul",
+    "_to_copy",
+    "copy",
+}
 
 
 def _is_rational(executed: Executed) -> bool:
