@@ -57,6 +57,10 @@ class Setting:
         """A context in which these keys are on and off."""
         return torch._C._ForceDispatchKeyGuard(self.on, self.off)
 
+    def aside(self) -> Any:
+        """A context for what is computed beside the kernel: without autocast, gradients and modes."""
+        return torch._C._ForceDispatchKeyGuard(self.on - _MODE, self.off | _ABOVE)
+
     @contextmanager
     def again(self) -> Iterator[None]:
         """The whole setting once more, after the run."""
@@ -75,11 +79,6 @@ def setting_of(op: Any) -> Setting:
     if torch._C._len_torch_dispatch_stack():  # a mode of the user's, outside of the one that was asked
         on = on | _MODE
     return Setting(on, off, torch.is_grad_enabled(), torch.get_autocast_dtype("cpu"))
-
-
-def aside() -> Any:
-    """A context for what a mode computes beside the run: without autocast and gradients, else as in the user's code."""
-    return torch._C._ForceDispatchKeyGuard(*_without(_ABOVE))
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from roundoff.errors import RoundoffError
-from roundoff.tape.dispatcher import COMPOSITE, Setting, aside, inside, is_composite, setting_of
+from roundoff.tape.dispatcher import COMPOSITE, Setting, inside, is_composite, setting_of
 from roundoff.tape.leaves import operands
 from roundoff.tape.objects import holders
 
@@ -166,13 +166,13 @@ class _Watch(TorchDispatchMode):
         self._tell("after", step, out)
         return out if self.replace is None else self.replace(step, out)
 
-    def _tell(self, event: str, *what: Any) -> None:
+    def _tell(self, event: str, step: Step, *out: Any) -> None:
         if self.failure is not None:
             return
         try:
-            with aside():
+            with step.setting.aside():
                 for listener in self.listeners:
-                    getattr(listener, event)(*what)
+                    getattr(listener, event)(step, *out)
         except Exception as error:  # kept, and raised when the run is over: the model must not be able to catch it
             self.failure = error
 
