@@ -106,7 +106,8 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 def ulps_between(a: Tensor, b: Tensor) -> Tensor | None:
     """How many representable numbers lie between ``a`` and ``b``, element by element; +0 and -0 count as one number.
 
-    Returns int64 of the shape of ``a`` (complex: the parts last); None for integers, and where a value is not finite.
+    Returns int64 of the shape of ``a`` (complex: the parts last), at most the largest int64; None for integers, and where
+    a value is not finite.
 
     >>> ulps_between(torch.tensor([1.0]), torch.tensor([1.0 + 2**-23])).item()
     1
@@ -122,4 +123,7 @@ def ulps_between(a: Tensor, b: Tensor) -> Tensor | None:
         top = 1 << (8 * (x.element_size() // (2 if x.is_complex() else 1)) - 1)
         return torch.where(n < 0, -(n & (top - 1)), n)
 
-    return (rank(a) - rank(b)).abs()
+    m, n = rank(a), rank(b)
+    gap = m - n
+    overflows = ((m ^ n) & (m ^ gap)) < 0  # the whole of float64's numbers is twice what int64 counts to
+    return torch.where(overflows, torch.iinfo(torch.int64).max, gap.abs())
