@@ -112,7 +112,8 @@ def _on_moved_operands(
             return wide
         part = _uniform(wide.shape, wide.device, generators, seed)
         dims = tuple(range(max(wide.dim() - 2, 0), wide.dim()))
-        return wide + part * (wide.abs().amax(dims, keepdim=True) * (strength * U64))
+        largest = torch.where(wide.isfinite(), wide.abs(), 0.0).amax(dims, keepdim=True)  # a mask holds infinities
+        return wide + part * (largest * (strength * U64))
 
     args = tuple(map_operands(move, a) for a in executed.step.args)
     kwargs = {k: map_operands(move, v) for k, v in executed.step.kwargs.items()}
