@@ -201,3 +201,8 @@ def test_functions_that_come_near_a_number_of_few_digits(dtype: torch.dtype) -> 
         assert c, c.reason
         c = compare(lambda x: 1 - torch.tanh(x / 8), lambda x: 2 * torch.sigmoid(x / -4), x)
         assert c, c.reason
+
+
+def test_numbers_below_the_normal_ones_are_rounded_to_what_there_is() -> None:
+    x = torch.randn(12, 6)
+    assert compare(lambda x: x * 1e-38 * 1e-5, lambda x: x * 1e-43, x).verdict != "different"

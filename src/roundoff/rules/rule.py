@@ -92,6 +92,8 @@ class Call:
             return hypot(self.scalar(value.real), self.scalar(value.imag))
         u = max(self.u, self.u_out)
         digits = frexp(value)[0] / u  # a number of the format has at most log2(1/u) binary digits
+        if 0 < abs(value) < self.underflow / u:  # below the normal numbers it has fewer
+            return self.underflow
         return 0.0 if digits == round(digits) else abs(value) * u
 
     def arg(self, index: int, name: str, default: Any = None) -> Any:
