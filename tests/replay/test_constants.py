@@ -31,6 +31,7 @@ def wide(model: Any, *args: Any) -> Tensor:
 
 
 ONES = torch.ones(2)
+TENTHS = torch.tensor([0.1, 0.2])
 
 
 # -- parameters ---------------------------------------------------------------------------------------------------------
@@ -250,6 +251,7 @@ def test_numbers_that_leave_are_noticed(network: Any) -> None:
         lambda x: x * x[0].item(),  # an input is its own wide value
         lambda x: x if (x * 0.1).sum() > 0 else -x,
         lambda x: x * x.long().tolist()[0],
+        lambda x: (repr(x * TENTHS), x)[1],  # a line that prints what is on its way
         lambda x: x * torch.ones(2, dtype=torch.long).numpy()[0],
     ],
 )

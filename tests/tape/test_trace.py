@@ -230,6 +230,19 @@ def test_inputs_nested_in_containers_come_back() -> None:
     assert x.tolist() == [1.0, 1.0]
 
 
+def test_a_network_that_is_given_comes_back() -> None:
+    norm, x = nn.BatchNorm1d(6), whole()
+    before = snapshot(norm, x)
+
+    def apply(network: Any, x: Tensor) -> Tensor:
+        network.eval()
+        network.calls = 1
+        return network.train()(x)
+
+    run_wide(side(apply, norm, x), repeat=True)
+    assert snapshot(norm, x) == before
+
+
 def test_a_generator_of_the_networks_own_comes_back() -> None:
     generator = torch.Generator().manual_seed(5)
     ran, again = run_wide(side(lambda x: x + torch.rand(2, generator=generator), torch.zeros(2)), repeat=True)

@@ -337,6 +337,8 @@ def test_a_listeners_mistake_is_raised_when_the_run_is_over(event: str) -> None:
     with pytest.raises(ListenerFailed) as caught:
         watch(forgiving, (torch.ones(1),), {}, [listener])
     assert isinstance(caught.value.__cause__, IndexError)
+    assert "watching failed at aten.add.Tensor, test_watch.py:" in str(caught.value)
+    assert str(caught.value).endswith("IndexError: a mistake")
     assert finished[0].item() == 4.0
 
 

@@ -6,12 +6,13 @@ a parameter that was verified to be a fold of others has the value of the fold b
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, _tensor_str
 
 from roundoff.formats import is_inexact, wide_dtype
 from roundoff.replay.twins import Twins
@@ -140,8 +141,8 @@ def numbers_in_and_out(constants: Constants, twins: Twins, keep: Callable[[Tenso
 
     def leaving(name: str) -> Callable[..., Any]:
         def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
-            if is_inexact(self.dtype):
-                constants.left_as_float.append(f"Tensor.{name}")
+            if is_inexact(self.dtype) and sys._getframe(1).f_code.co_filename != _tensor_str.__file__:
+                constants.left_as_float.append(f"Tensor.{name}")  # not to be printed
             with torch._C._DisableTorchDispatch():  # keeping a copy is no step of the run
                 keep(self)
             return getattr(torch._C.TensorBase, name)(self, *args, **kwargs)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, KeysView, Mapping, ValuesView
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 _SIMPLE = (str, bytes, bool, int, float, complex, type(None))
 
@@ -32,17 +33,29 @@ def _leaves(value: Any, path: str, above: tuple[int, ...]) -> Iterator[tuple[str
         items = [(f"[{key!r}]", value[key]) for key in value]
     elif isinstance(value, tuple) and hasattr(value, "_fields"):
         items = [(f".{name}", getattr(value, name)) for name in value._fields]
-    elif isinstance(value, (list, tuple)):
+    elif isinstance(value, (list, tuple, deque, KeysView, ValuesView)):
         items = [(f"[{i}]", item) for i, item in enumerate(value)]
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         items = [(f".{field.name}", getattr(value, field.name)) for field in dataclasses.fields(value)]
-    elif hasattr(value, "__dict__") and not callable(value):
-        items = [(f".{name}", item) for name, item in vars(value).items()]
+    elif isinstance(value, nn.Module):
+        items = [(f".{name}", item) for name, item in value.state_dict(keep_vars=True).items()]
+    elif not callable(value) and (hasattr(value, "__dict__") or _slots(value)):
+        items = [(f".{name}", item) for name, item in getattr(value, "__dict__", {}).items()]
+        items += [(f".{name}", getattr(value, name)) for name in _slots(value) if hasattr(value, name)]
     else:
         yield path, value
         return
     for step, item in items:
         yield from _leaves(item, path + step, above)
+
+
+def _slots(value: Any) -> list[str]:
+    """The attributes that the classes of ``value`` keep in slots; none of a type that is not written in Python."""
+    found: list[str] = []
+    for cls in type(value).__mro__:
+        names = vars(cls).get("__slots__", ())
+        found += [names] if isinstance(names, str) else list(names)
+    return [name for name in found if not name.startswith("__")]
 
 
 def tensors(value: Any) -> list[Tensor]:

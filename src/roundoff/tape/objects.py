@@ -74,7 +74,7 @@ class Objects:
         self._containers: list[_Container] = []
         self._tensors: list[_Tensor] = []
         self._seen: set[int] = set()
-        for holder in holders(model):
+        for holder in (*holders(model), *holders(inputs)):  # a network may be given others
             if isinstance(holder, nn.Module):
                 for x in (*holder.parameters(recurse=False), *holder.buffers(recurse=False)):
                     self._keep(x)

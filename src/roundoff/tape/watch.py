@@ -143,6 +143,7 @@ class _Watch(TorchDispatchMode):
         self.listeners = listeners
         self.modules = modules
         self.failure: BaseException | None = None
+        self.failed_at = ""
         self.steps = 0
 
     def __torch_dispatch__(
@@ -174,7 +175,7 @@ class _Watch(TorchDispatchMode):
                 for listener in self.listeners:
                     getattr(listener, event)(step, *out)
         except Exception as error:  # kept, and raised when the run is over: the model must not be able to catch it
-            self.failure = error
+            self.failure, self.failed_at = error, f"{step.op}, {step.where}: {type(error).__name__}: {error}"
 
 
 def _user_frame() -> tuple[str, int]:
@@ -239,5 +240,5 @@ def watch(
             if mode.failure is not None:
                 if isinstance(mode.failure, RoundoffError):
                     raise mode.failure
-                raise ListenerFailed("watching failed") from mode.failure
+                raise ListenerFailed(f"watching failed at {mode.failed_at}") from mode.failure
     return out
