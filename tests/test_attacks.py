@@ -206,3 +206,37 @@ def test_functions_that_come_near_a_number_of_few_digits(dtype: torch.dtype) -> 
 def test_numbers_below_the_normal_ones_are_rounded_to_what_there_is() -> None:
     x = torch.randn(12, 6)
     assert compare(lambda x: x * 1e-38 * 1e-5, lambda x: x * 1e-43, x).verdict != "different"
+
+
+def test_values_whose_squares_do_not_fit_are_held_against_their_own_rounding() -> None:
+    x, w = torch.randn(8, 16, dtype=torch.float64), torch.randn(16, 16, dtype=torch.float64)
+    changed = compare(lambda x: (x @ w) * 3.3e300, lambda x: (x @ w) * 3.3e300 * (1 + 1e-6), x)
+    assert changed.verdict == "different"
+    small = compare(lambda x: (x @ w) * 3.3e-200, lambda x: (x.flip(1) @ w.flip(0)) * 3.3e-200, x)
+    assert small.verdict == "roundoff"
+
+
+def test_a_number_that_comes_back_as_a_whole_number_is_noticed() -> None:
+    x, w = torch.randn(8, 16), torch.randn(16, 16)
+
+    def one(x: Tensor) -> Tensor:
+        return (x @ w) * int((x @ w).sum().item() * 1e6)
+
+    def other(x: Tensor) -> Tensor:
+        h = x.flip(1) @ w.flip(0)
+        return h * int(h.sum().item() * 1e6)
+
+    assert compare(one, other, x).verdict == "undecided"
+
+
+def test_a_fold_of_single_numbers_is_not_called_a_changed_weight() -> None:
+    p, q = torch.tensor([0.3]), torch.tensor([0.7])
+    folded = p * q
+    assert compare(lambda x: x * p * q, lambda x: x * folded, torch.randn(8, 16)).verdict != "different"
+
+
+def test_shapes_that_hang_on_rounding_are_undecided() -> None:
+    v = torch.arange(1, 3000).float()
+    x = torch.cat([v, v + 1e-7, v * (1 + 6e-8)])
+    c = compare(lambda v: (v / 3 * 1.7e-3).unique().sum(), lambda v: (v * 1.7e-3 / 3).unique().sum(), x)
+    assert c.verdict == "undecided"

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from tests.suite import networks
 
 from roundoff.cli.coverage import cover
-from tests.suite import networks
 
 MODES = {"grad": torch.enable_grad, "no_grad": torch.no_grad}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, UserDict, namedtuple
+from collections import OrderedDict, UserDict, deque, namedtuple
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,9 +74,21 @@ def test_what_holds_itself_ends() -> None:
     assert tensors(ring) == [X]
 
 
-def test_what_is_called_is_a_leaf() -> None:
+def test_what_is_called_is_a_leaf_and_a_module_holds_its_tensors() -> None:
     layer = torch.nn.Linear(1, 1)
-    assert [(place, value) for place, value in leaves([layer, len])] == [("[0]", layer), ("[1]", len)]
+    assert [(place, value) for place, value in leaves([len])] == [("[0]", len)]
+    assert [place for place, _ in leaves([layer])] == ["[0].weight", "[0].bias"]
+
+
+def test_slots_queues_and_views_of_mappings_are_entered() -> None:
+    class Slotted:
+        __slots__ = ("x",)
+
+        def __init__(self) -> None:
+            self.x = X
+
+    found = list(leaves((Slotted(), deque([X]), {"a": Y}.values())))
+    assert [place for place, _ in found] == ["[0].x", "[1][0]", "[2][0]"]
 
 
 def test_operands_are_found_in_lists_tuples_and_keywords() -> None:

@@ -68,6 +68,14 @@ def _refolded(case: Case, matching: Matching, names: dict[int, str]) -> tuple[Ve
     if settled.state is State.SAME:
         return None, "", settled
     name, ratio = settled.worst
+    if settled.state is not State.REAL:
+        text = (
+            f"The folded parameters are verified, and what is left in {name or 'output'}, {ratio:.3g} times the wide "
+            "round-off, hangs on a near-tie or is too small to be called real. Compare at another input."
+        )
+        if settled.flips:
+            case.find(Kind.BRANCH_CROSSING, settled.flips[0], text)
+        return Verdict.UNDECIDED, text, settled
     return (
         Verdict.DIFFERENT,
         f"Not the same function: the folded parameters are verified, and the real difference in {name or 'output'} is "

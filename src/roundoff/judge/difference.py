@@ -37,6 +37,7 @@ class Real:
         if self.d.numel() == 0:
             return 0.0
         ratio = torch.where(self.d == 0, 0.0, self.d / self.typical)
+        ratio = torch.where((self.d > 0) & ~self.typical.isfinite(), float("inf"), ratio)  # such an E judges nothing
         return float(ratio.max())
 
     @property
@@ -70,7 +71,7 @@ def from_native(r_a: Tensor, r_b: Tensor, d: Tensor, coarsest: float) -> Tensor:
     (outputs of several scales in one tensor), and each is held against its own. ``coarsest`` is u of the shortest
     format that took part: scaling by it can make E too small, never too large.
     """
-    if coarsest <= 0:
+    if coarsest <= 0 or not r_a.numel():
         return torch.zeros_like(r_a)
     scale = U64 / coarsest * 2**0.5
     own = torch.maximum(r_a, r_b) * scale
@@ -78,7 +79,8 @@ def from_native(r_a: Tensor, r_b: Tensor, d: Tensor, coarsest: float) -> Tensor:
     strange = (d > own * _LUCK).sum()
     if float(strange) > d.numel() * 4 / _LUCK:
         return own
-    return pooled((r_a.square() + r_b.square()) / 2) * scale
+    largest = float(torch.maximum(r_a, r_b).max()) or 1.0  # squares of what float64 holds overflow and underflow
+    return pooled(((r_a / largest).square() + (r_b / largest).square()) / 2) * (scale * largest)
 
 
 _LUCK = 2.0**10
@@ -102,8 +104,8 @@ def pooled(squares: Tensor) -> Tensor:
 
 def from_perturbed(base_a: Tensor, base_b: Tensor, runs: list[tuple[Tensor, Tensor, float]]) -> Tensor:
     """E from perturbed wide runs, (wide A, wide B, strength of the perturbation) each: root mean squares by element."""
-    squares = torch.zeros(base_a.shape, dtype=torch.float64, device=base_a.device)
+    size: Tensor = torch.zeros(base_a.shape, dtype=torch.float64, device=base_a.device)
     for a, b, strength in runs:
-        for moved, base in ((a, base_a), (b, base_b)):
-            squares += real_difference(moved, base).nan_to_num(posinf=0.0).square() / strength**2
-    return (squares / max(len(runs), 1)).sqrt()
+        for moved, base in ((a, base_a), (b, base_b)):  # hypot: squares of what float64 holds overflow and underflow
+            size = torch.hypot(size, real_difference(moved, base).nan_to_num(posinf=0.0) / strength)
+    return size.mul(max(len(runs), 1) ** -0.5)

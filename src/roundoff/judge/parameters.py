@@ -150,7 +150,7 @@ def _changed(x: Tensor, numbers: _Numbers) -> Changed | None:
     """The unknown elements of ``x`` where they are few: one, or a tenth of them."""
     unknown = ~numbers.known(x)
     count = int(unknown.sum())
-    if count > max(1, x.numel() // 10):
+    if count > max(1, x.numel() // 10) or 2 * count > x.numel():
         return None
     at = int(unknown.nonzero()[0])
     value = float(_flat(x)[at])

@@ -47,7 +47,7 @@ def numbers_come_back(side: Side, ran: Ran) -> list[str]:
 
 
 def _numbers(side: Side, factor: float) -> list[Any]:
-    """Every Python float that a step or a new tensor gets in a run where floats that leave are multiplied by ``factor``."""
+    """Every Python number that a step or a new tensor gets in a run where floats that leave are multiplied by ``factor``."""
     seen: list[Any] = []
 
     class Log:
@@ -72,7 +72,7 @@ def _numbers(side: Side, factor: float) -> list[Any]:
 
 
 def _floats(value: Any, seen: list[Any]) -> None:
-    if isinstance(value, float):
+    if isinstance(value, (int, float)):  # also as a whole number: int(h.item() * 100)
         seen.append(value)
     elif isinstance(value, (list, tuple)):
         for item in value:

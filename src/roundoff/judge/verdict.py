@@ -127,6 +127,9 @@ def _not_deterministic(case: Case) -> str:
 
 def _identical(case: Case, settled: Settled) -> tuple[Verdict, str]:
     reason = "Every output has the same bits on both sides."
+    faulty = _faults(case)
+    if faulty:
+        reason += f" All the same: {faulty}"
     if settled.state is State.REAL:
         name, ratio = settled.worst
         reason += (
