@@ -24,15 +24,18 @@ from __future__ import annotations
 import argparse
 import copy
 import cProfile
+import math
 import os
 import pstats
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from networks import NETWORKS, Pair, make
@@ -45,6 +48,8 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import roundoff
+from roundoff.judge.kernels import KernelCheck
+from roundoff.replay.wide import WideRun
 
 AT_LEAST = 0.03  # seconds that a timed block lasts, by repetition, so that small networks are measured as well
 Clock = Callable[[], float]
@@ -149,15 +154,19 @@ def peak(run: Callable[[], Any]) -> int:
 
 
 class Widest(TorchDispatchMode):
-    """Keeps the most elements that one operation had as operands and results; a view counts as what it shows."""
+    """Keeps the most elements that one operation had as operands and results; what is expanded counts once."""
 
     elements = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         leaves = torch.utils._pytree.tree_leaves((args, kwargs, out))
-        self.elements = max(self.elements, sum(leaf.numel() for leaf in leaves if isinstance(leaf, Tensor)))
+        self.elements = max(self.elements, sum(_distinct(leaf) for leaf in leaves if isinstance(leaf, Tensor)))
         return out
+
+
+def _distinct(x: Tensor) -> int:
+    return math.prod(n for n, stride in zip(x.shape, x.stride(), strict=True) if stride)
 
 
 def _size(model: nn.Module) -> int:
@@ -202,34 +211,102 @@ def memory_table(rows: list[Row]) -> Table:
     return shown
 
 
-def _table(title: str, columns: tuple[str, ...]) -> Table:
+def _table(title: str, columns: tuple[str, ...], first: str = "network") -> Table:
     shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    shown.add_column("network", no_wrap=True)
+    shown.add_column(first, no_wrap=True)
     for name in columns:
         shown.add_column(name, justify="right", no_wrap=True)
     return shown
+
+
+def wide_console() -> Console:
+    """Wide enough for the tables, where the output goes to a file."""
+    return Console(width=max(100, Console().width))
 
 
 def _met(yes: bool) -> str:
     return "[green]yes[/]" if yes else "[red]no[/]"
 
 
-def show_profile(name: str, lines: int) -> None:
-    """Where one comparison spends its time: roundoff's functions, all functions, and operators."""
+# -- where the time goes ------------------------------------------------------------------------------------------------
+
+
+class Spent(TorchDispatchMode):
+    """Seconds by operator: natively, in the wide runs and in the check of the kernels."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.clock = clock
+        self.native: Counter[str] = Counter()
+        self.wide: Counter[str] = Counter()
+        self.check: Counter[str] = Counter()
+        self.steps: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        start = self.clock()
+        out = func(*args, **(kwargs or {}))
+        self.native[str(func)] += self.clock() - start
+        self.steps[str(func)] += 1
+        return out
+
+    def listen(self) -> AbstractContextManager[Any]:
+        """While it lasts, what the wide run and the check spend is booked."""
+        after, hold = WideRun.after, KernelCheck.__call__
+
+        def timed_after(run: WideRun, step: Any, out: Any) -> None:
+            op, start, checked = str(step.op), self.clock(), self.check[str(step.op)]
+            after(run, step, out)
+            self.wide[op] += self.clock() - start - (self.check[op] - checked)
+
+        def timed_hold(check: KernelCheck, executed: Any) -> None:
+            start = self.clock()
+            hold(check, executed)
+            self.check[str(executed.step.op)] += self.clock() - start
+
+        stack = ExitStack()
+        stack.enter_context(patch.object(WideRun, "after", timed_after))
+        stack.enter_context(patch.object(KernelCheck, "__call__", timed_hold))
+        return stack
+
+    def table(self, name: str, total: float, again: float) -> Table:
+        native = sum(self.native.values())
+        title = f"{name}: where compare's {total / native:.1f} times the native time goes"
+        shown = _table(title, ("steps", "native", "wide", "check"), "operator")
+        each = {op: (self.native[op], self.wide[op], self.check[op]) for op in self.steps}
+        for op, times in sorted(each.items(), key=lambda item: -sum(item[1])):
+            if sum(times) > native / 200:
+                shown.add_row(op.removesuffix(".default"), str(self.steps[op]), *(f"{t / native:.2f}" for t in times))
+        sums = [native, sum(self.wide.values()), sum(self.check.values())]
+        shown.add_section()
+        shown.add_row("every operator", str(self.steps.total()), *(f"{t / native:.2f}" for t in sums))
+        shown.add_row("the second native run", "", f"{again / native:.2f}", "", "")
+        shown.add_row("watching and judging", "", f"{(total - sum(sums) - again) / native:.2f}", "", "")
+        return shown
+
+
+def show_profile(name: str, lines: int, clock: Clock) -> None:
+    """Where one comparison spends its time: by operator and stage, then by function of Python."""
     a, b, x = make(name)
     for _ in range(2):  # kernels and caches warm
+        a(x), b(x), roundoff.compare(a, b, x)
+    spent = Spent(clock)
+    start = clock()
+    a(x), b(x)
+    again = clock() - start
+    with spent:
+        a(x), b(x)
+    with spent.listen():
+        start = clock()
         roundoff.compare(a, b, x)
-    recorder = cProfile.Profile()
+        total = clock() - start
+    wide_console().print(spent.table(name, total, again))
+    recorder = cProfile.Profile(clock)
     recorder.runcall(roundoff.compare, a, b, x)
     stats = pstats.Stats(recorder)
-    print(f"\n{name}: functions of roundoff, with what they call")
+    print(f"{name}: functions of roundoff, with what they call")
     stats.sort_stats("cumulative").print_stats(_SOURCE, lines)
     print(f"{name}: every function, by its own time")
     stats.sort_stats("tottime").print_stats(lines)
-    with _silence(), profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiler:
-        roundoff.compare(a, b, x)
-    print(f"{name}: operators, native and wide, by their own time")
-    print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=lines, max_name_column_width=50))
 
 
 def main() -> None:
@@ -252,10 +329,9 @@ def main() -> None:
     clock = time.process_time if options.busy else time.perf_counter
     with torch.no_grad():
         if options.profile:
-            show_profile(options.profile, options.lines)
+            show_profile(options.profile, options.lines, clock)
             return
-        console = Console()
-        console = Console(width=max(100, console.width))
+        console = wide_console()
         rows = []
         for name in track(options.names or list(NETWORKS), "measuring", console=Console(stderr=True), transient=True):
             pair = make(name)

@@ -170,39 +170,33 @@ def convolutions() -> Pair:
     return a, ChannelsLast(b), torch.randn(16, 3, 64, 64)
 
 
-class Separable(nn.Module):
+class Separable(nn.Sequential):
     """A depthwise 3x3 convolution and a pointwise one, each with batch norm and ReLU6, as in MobileNet."""
 
     def __init__(self, i: int, o: int, stride: int) -> None:
-        super().__init__()
-        self.depthwise = nn.Conv2d(i, i, 3, stride, 1, groups=i, bias=False)
-        self.norm1, self.norm2 = nn.BatchNorm2d(i), nn.BatchNorm2d(o)
-        self.pointwise = nn.Linear(i, o, bias=False)
-        self.as_linear = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu6(self.norm1(self.depthwise(x)))
-        if self.as_linear:
-            x = self.pointwise(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).contiguous()
-        else:
-            x = F.conv2d(x, self.pointwise.weight[:, :, None, None])
-        return F.relu6(self.norm2(x))
+        super().__init__(
+            nn.Conv2d(i, i, 3, stride, 1, groups=i, bias=False), nn.BatchNorm2d(i), nn.ReLU6(),
+            nn.Conv2d(i, o, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU6(),
+        )  # fmt: skip
 
 
 def depthwise() -> Pair:
-    """The layers of MobileNet up to 512 channels; B computes the pointwise ones as linear layers."""
+    """The layers of MobileNet up to 512 channels; B has its hidden channels in reverse order."""
     sizes = ((32, 64, 1), (64, 128, 2), (128, 128, 1), (128, 256, 2), (256, 256, 1), (256, 512, 2), (512, 512, 1))
     stem = [nn.Conv2d(3, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU6()]
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10)]
-
-    def build(as_linear: bool) -> nn.Module:
-        blocks = [Separable(*size) for size in sizes]
-        for block in blocks:
-            block.as_linear = as_linear
-        return _trained(nn.Sequential(*stem, *blocks, *head))
-
-    a, b = build(False), build(True)
-    b.load_state_dict(a.state_dict())
+    a = _trained(nn.Sequential(*stem, *(Separable(*size) for size in sizes), *head))
+    b = copy.deepcopy(a)
+    for module in b.modules():
+        if isinstance(module, nn.Linear):
+            module.weight.data = module.weight.data.flip(1)
+        elif isinstance(module, nn.Conv2d):
+            both = module.groups == 1 and module.in_channels > 3
+            module.weight.data = module.weight.data.flip((0, 1) if both else 0)
+        elif isinstance(module, nn.BatchNorm2d):
+            for x in (module.weight, module.bias, module.running_mean, module.running_var):
+                assert x is not None
+                x.data = x.data.flip(0)
     return a, b, torch.randn(8, 3, 160, 160)
 
 
