@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import deque
 from typing import Any
 
 import pytest
@@ -142,7 +143,7 @@ class Box:
 
 
 def test_inputs_are_put_back() -> None:
-    x, box, batch = torch.zeros(2, 3), Box(), {"ids": torch.ones(1), "more": [torch.ones(2)]}
+    x, box, batch = torch.zeros(2, 3), Box(), {"ids": torch.ones(1), "more": [torch.ones(2)], "last": deque([1, 2])}
     before = snapshot(None, (x, box, batch))
     objects = Objects(None, (x, box, batch))
     x.t_().requires_grad_()
@@ -150,6 +151,7 @@ def test_inputs_are_put_back() -> None:
     box.other = 3
     batch.pop("ids")
     batch["more"].clear()
+    batch["last"].rotate()
     objects.restore()
     assert snapshot(None, (x, box, batch)) == before
     assert not hasattr(box, "other")

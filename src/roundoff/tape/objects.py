@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import types
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,7 +91,7 @@ class Objects:
         self._seen.add(id(value))
         if isinstance(value, Tensor):
             self._tensors.append(_tensor(value))
-        elif isinstance(value, (dict, list, set)):
+        elif isinstance(value, (dict, list, set, deque)):
             self._containers.append(_container(value))
             for item in list(value.values() if isinstance(value, dict) else value):
                 if isinstance(item, Tensor):
@@ -101,7 +102,7 @@ class Objects:
         if id(value) in self._seen or isinstance(value, (str, bytes, int, float, complex, type(None))):
             return
         self._keep(value)
-        if isinstance(value, (list, tuple, set)):
+        if isinstance(value, (list, tuple, set, deque)):
             inside = list(value)
         elif isinstance(value, dict):
             inside = list(value.values())
@@ -136,7 +137,7 @@ class _Container:
             same = len(self.now) == len(self.then) and all(x is y for x, y in zip(self.now, self.then, strict=True))
         if not same:
             self.now.clear()
-            (self.now.extend if isinstance(self.now, list) else self.now.update)(self.then)
+            (self.now.extend if isinstance(self.now, (list, deque)) else self.now.update)(self.then)
 
 
 def _container(value: Any) -> _Container:
