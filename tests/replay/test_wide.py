@@ -348,6 +348,24 @@ def test_what_was_overwritten_by_an_operator_that_cannot_be_followed() -> None:
     assert leaf.wide.tolist() == [float(torch.tensor(TENTH) * 2) * 3] * 2
 
 
+@torch.library.custom_op("roundoff_tests::halves_and_sums", mutates_args=("x",))
+def halves_and_sums(x: Tensor) -> Tensor:
+    if x.dtype != torch.float32:
+        raise ValueError("only float32 here")
+    return x.mul_(0.5).sum()
+
+
+def test_what_was_overwritten_beside_the_result_of_an_operator_that_cannot_be_followed() -> None:
+    def network(x: Tensor) -> tuple[Tensor, Tensor]:
+        y = x * TENTH
+        return halves_and_sums(y), y
+
+    ran = run(network, torch.ones(2))
+    for leaf in ran.leaves:
+        assert leaf.wide is not None and torch.equal(leaf.wide, leaf.native.double())
+    assert len(ran.wide.opaque) == 1
+
+
 # -- what an observer is told -----------------------------------------------------------------------------------------------
 
 

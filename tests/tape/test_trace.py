@@ -282,6 +282,21 @@ def test_casts_that_autocast_keeps_do_not_outlive_a_run() -> None:
             assert len(ran.constants.met) == 2
 
 
+def test_casts_of_weights_that_were_changed_meanwhile_do_not_stay() -> None:
+    layer, x = nn.Linear(4, 3), torch.randn(2, 4)
+
+    def doubles(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            layer.weight.mul_(2)
+        return layer(x)
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = layer(x)
+        torch.clear_autocast_cache()
+        run_wide(side(doubles, x))
+        assert same_bits(layer(x), expected)
+
+
 def test_precision_that_was_set_by_backend_does_no_harm() -> None:
     """PyTorch then refuses to name the precision."""
     before = torch.backends.mkldnn.matmul.fp32_precision
