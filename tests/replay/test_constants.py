@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.tape.cases import Tied, cnn, encoder, mlp
+from tests.tape.nets import Tied, cnn, encoder, mlp
 from torch import Tensor, nn
 
 from roundoff.formats import widen

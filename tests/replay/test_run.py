@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.tape.cases import CASES, DRAWN, Case, each, mlp, ready
+from tests.tape.cases import CASES, DRAWN, Case, each, ready
+from tests.tape.nets import mlp
 from torch import Tensor, nn
 
 from roundoff.errors import RoundoffError

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.tape.cases import CASES, DRAWN, MODES, Case, each, mlp, ready
+from tests.tape.cases import CASES, DRAWN, MODES, Case, each, ready
+from tests.tape.nets import mlp
 from torch import Tensor, nn
 
 import roundoff

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.tape.cases import CASES, DRAWN, Case, each, ready, shift_
+from tests.tape.cases import CASES, DRAWN, Case, each, ready
+from tests.tape.nets import shift_
 from tests.tape.snapshot import process, snapshot
 from torch import Tensor, nn
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.tape.cases import CASES, DRAWN, Case, Tied, each, encoder, image, ready, shift_
+from tests.tape.cases import CASES, DRAWN, Case, each, image, ready
+from tests.tape.nets import Tied, encoder, shift_
+from tests.tape.seen import Seen, ops_of, steps_of
 from torch import Tensor, nn
 
 from roundoff.errors import RoundoffError
@@ -19,37 +18,6 @@ from roundoff.formats import same_bits
 from roundoff.tape.leaves import tensors
 from roundoff.tape.trace import random_state, set_random_state, untouched
 from roundoff.tape.watch import ListenerFailed, Step, watch
-
-
-class Seen:
-    """A listener that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.steps: list[Step] = []
-        self.told: list[str] = []
-
-    def before(self, step: Step) -> None:
-        self.told.append(f"before {step.index}")
-
-    def after(self, step: Step, out: Any) -> None:
-        self.told.append(f"after {step.index}")
-        self.steps.append(step)
-
-    def ops(self) -> list[str]:
-        return [str(step.op).removeprefix("aten.").removesuffix(".default") for step in self.steps]
-
-
-def steps_of(model: Any, *args: Any, **kwargs: Any) -> list[Step]:
-    seen = Seen()
-    watch(model, args, kwargs, [seen])
-    return seen.steps
-
-
-def ops_of(model: Any, *args: Any) -> list[str]:
-    seen = Seen()
-    watch(model, args, {}, [seen])
-    return seen.ops()
-
 
 # -- the same bits ------------------------------------------------------------------------------------------------------
 
@@ -159,118 +127,6 @@ def test_wrapper_tensors_are_looked_into() -> None:
     with torch.no_grad():
         ops = ops_of(lambda x: two_tensor.TwoTensor(x, x + 1).sin().a, torch.ones(2))
     assert ops.count("sin") == 2
-
-
-# -- modules ------------------------------------------------------------------------------------------------------------
-
-
-class Block(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList([nn.Linear(3, 3), nn.Linear(3, 3)])
-        self.act = nn.Tanh()
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers:
-            x = self.act(layer(x))
-        return x + 1
-
-
-def test_module_paths() -> None:
-    model = nn.Sequential(Block(), Block())
-    paths = [step.module for step in steps_of(model, torch.randn(2, 3)) if "addmm" in str(step.op)]
-    assert paths == ["0.layers.0", "0.layers.1", "1.layers.0", "1.layers.1"]
-    last = steps_of(model, torch.randn(2, 3))[-1]
-    assert (last.module, str(last.op)) == ("1", "aten.add.Tensor")
-
-
-def test_a_module_in_two_places_has_the_first_name() -> None:
-    layer = nn.Linear(3, 3)
-    paths = {step.module for step in steps_of(nn.Sequential(layer, layer), torch.randn(2, 3))}
-    assert paths == {"0"}
-
-
-def test_functions_name_the_modules_they_use() -> None:
-    model = nn.Sequential(Block())
-    paths = [step.module for step in steps_of(lambda x: model(x).sum(), torch.randn(2, 3))]
-    assert paths[0] == "0.layers.0" and paths[-1] == ""
-
-
-def test_a_module_that_nobody_knows_has_its_class_for_a_name() -> None:
-    assert steps_of(lambda x: nn.Softplus()(x), torch.ones(1))[0].module == "Softplus"
-
-
-def test_paths_are_right_again_after_an_exception_that_the_network_caught() -> None:
-    class Breaks(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            raise KeyError
-
-    class Catches(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.breaks = Breaks()
-
-        def forward(self, x: Tensor) -> Tensor:
-            try:
-                return self.breaks(x)
-            except KeyError:
-                return x + 1
-
-    assert [step.module for step in steps_of(nn.Sequential(Catches()), torch.ones(1))] == ["0"]
-
-
-# -- source lines -------------------------------------------------------------------------------------------------------
-
-
-def test_the_source_is_the_users_innermost_line() -> None:
-    step = steps_of(lambda x: F.gelu(x), torch.ones(1))[0]
-    assert step.source.startswith("test_watch.py:") and "F.gelu(x)" in step.source
-    assert step.where == step.source  # no module
-
-
-def test_what_stands_in_for_torch_functions_is_not_the_user(tmp_path: Path) -> None:
-    from roundoff.replay.run import Side, run_wide
-
-    seen = Seen()
-    side = Side("A", lambda x: x * torch.tensor([0.1]), (torch.ones(1),), {}, random_state())
-    run_wide(side, also=[seen])
-    assert {step.source.split(":")[0] for step in seen.steps} == {"test_watch.py"}
-
-
-def test_a_package_beside_torch_is_the_users(tmp_path: Path) -> None:
-    """torchvision's folder begins with torch's own name."""
-    path = Path(str(Path(torch.__file__).parent) + "vision_of_a_test") / "net.py"
-    code = compile("def net(x):\n    return x.sin()\n", str(path), "exec")
-    names: dict[str, Any] = {}
-    exec(code, names)
-    assert steps_of(names["net"], torch.ones(1))[0].source == "net.py:2"
-
-
-def loaded(path: Path, text: str) -> ModuleType:
-    path.write_text(text)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_source_lines_of_a_file_of_the_users(tmp_path: Path) -> None:
-    net = loaded(
-        tmp_path / "mine.py", "import torch\n\ndef net(x):\n    y = x + 1\n    return torch.exp(\n        y)\n"
-    )
-    assert [step.source for step in steps_of(net.net, torch.ones(1))] == [
-        "mine.py:4: y = x + 1",
-        "mine.py:5: return torch.exp(",
-    ]
-
-
-def test_without_a_users_line_the_step_is_named_by_its_number() -> None:
-    (step,) = steps_of(torch.sin, torch.ones(1))
-    assert (step.source, step.where) == ("", "step 0")
-    (step,) = steps_of(nn.Sequential(nn.Sigmoid()), torch.ones(1))
-    assert step.where == "0"
-    assert str(step).split() == ["0", "aten.sigmoid.default", "0"]
 
 
 # -- what is overwritten ------------------------------------------------------------------------------------------------
