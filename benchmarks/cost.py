@@ -269,9 +269,11 @@ class Spent(TorchDispatchMode):
         return stack
 
     def table(self, name: str, total: float, again: float) -> Table:
+        """Everything over the time of one native run of both networks, which ``native`` adds up to."""
         native = sum(self.native.values())
-        title = f"{name}: where compare's {total / native:.1f} times the native time goes"
-        shown = _table(title, ("steps", "native", "wide", "check"), "operator")
+        shown = _table(
+            f"{name}: compare takes {total / native:.1f} times", ("steps", "native", "wide", "check"), "operator"
+        )
         each = {op: (self.native[op], self.wide[op], self.check[op]) for op in self.steps}
         for op, times in sorted(each.items(), key=lambda item: -sum(item[1])):
             if sum(times) > native / 200:
@@ -314,7 +316,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NETWORK", help=f"of {', '.join(NETWORKS)}; all by default")
     parser.add_argument("--profile", metavar="NETWORK", choices=list(NETWORKS), help="show where its time goes instead")
     parser.add_argument(
-        "--seconds", type=float, default=15, help="how long each is measured, three rounds at least (15)"
+        "--seconds", type=float, default=10, help="how long each is measured, three rounds at least (10)"
     )
     parser.add_argument(
         "--busy", action="store_true", help="one thread and processor time: for a machine that others use"
