@@ -77,3 +77,48 @@ class Output:
     floor_abs: float
     value_abs: float
     identical: bool
+
+
+@dataclass(frozen=True)
+class Booking:
+    """One line of the ledger: a step of one side, and what of the difference it made.
+
+    ``local_abs`` is its largest local error, ``bound_abs`` the bound at that element (None where nothing is known);
+    ``inherited_abs`` the largest error that its operands brought in; ``error_rel`` all of its error so far over its
+    values, each by its root mean square: error against depth. ``amplification`` is by how much its local error, were it
+    spread evenly, is multiplied on its way to the target, the 2-norm of the adjoint. ``share`` is what of the difference
+    its local error made (side B counts negative where it takes away), ``bent_share`` what hangs on its not being linear:
+    a kink or a choice that was crossed between the native and the wide run.
+    """
+
+    side: str
+    step: int
+    op: str
+    module: str
+    source: str
+    local_abs: float
+    bound_abs: float | None
+    inherited_abs: float
+    error_rel: float
+    amplification: float
+    share: float
+    bent_share: float
+
+
+@dataclass(frozen=True)
+class Account:
+    """The difference of two networks at a target, booked on the steps that made it.
+
+    ``target`` says in words what was taken apart: an element of an output, or random directions. ``difference`` is A - B
+    there, signed (of several directions their root mean square). The shares of the ``ledger`` (largest first) and
+    ``real_share``, that of the real difference, add up to ``booked``, 1.0 when nothing is left; ``residual_abs`` is what
+    is. ``findings`` are those that only the ledger can make.
+    """
+
+    target: str
+    difference: float
+    ledger: tuple[Booking, ...]
+    real_share: float
+    booked: float
+    residual_abs: float
+    findings: tuple[Finding, ...] = ()
