@@ -349,3 +349,22 @@ def test_what_was_overwritten_beside_the_result_of_an_operator_that_cannot_be_fo
     for leaf in ran.leaves:
         assert leaf.wide is not None and torch.equal(leaf.wide, leaf.native.double())
     assert len(ran.wide.opaque) == 1
+
+
+@pytest.mark.parametrize(
+    ("choose", "offset", "count"),
+    [
+        (lambda y: torch.round(y, decimals=2), 0.005, 1),  # jumps by 0.01
+        (lambda y: torch.remainder(y, 0.25), 0.0, 1),  # by 0.25
+        (lambda y: torch.remainder(y * 4e8, torch.tensor(1e12)), 0.0, 0),  # off by more than one, and no jump
+        (lambda y: torch.div(y * 1e9, 3.0, rounding_mode=None), 0.0, 0),
+        (lambda y: torch.div(y, 0.25, rounding_mode="floor"), 0.0, 1),
+        (lambda y: nn.functional.interpolate(y[None, None] * 4e9, scale_factor=2), 0.0, 0),
+    ],
+)
+def test_a_crossing_is_a_jump_of_the_size_that_the_operator_has(
+    choose: Callable[[Tensor], Tensor], offset: float, count: int
+) -> None:
+    """y is 1 and 2^-30 and the offset in exact arithmetic; natively the 2^-30 is lost, so that y is on the other side."""
+    ran = run(lambda x: choose(x + (offset - 2**-30)), torch.tensor([1.0, 1.1]))
+    assert [crossing.count for crossing in ran.wide.crossings] == [count] * bool(count)

@@ -263,20 +263,28 @@ class WideRun:
     def _note_choices(self, executed: Executed) -> None:
         """Booleans, integers and steps that jump: where do wide and native choose differently?"""
         rule, step = executed.rule, executed.step
-        jumps = rule is not None and rule.discrete
         if not self._moved:
             return
+        jumps, least = rule is not None and rule.discrete, _jump(executed)
         for x, w in zip(executed.outs, executed.wide, strict=True):
             if x.numel() == 0 or (x.dim() == 0 and not jumps and is_inexact(x.dtype)):
                 continue
+            chosen = w
             if not is_inexact(x.dtype):
                 other = x != w
             elif jumps:
-                other = (widen(x) - w).abs() >= 0.5
+                other, chosen = (widen(x) - w).abs() >= least / 2, w / least
             else:
                 continue
             if bool(other.any()) and "pool" not in str(step.op):
-                self.crossings.append(Crossing(step.index, str(step.op), step.where, int(other.sum()), _mark(other, w)))
+                mark = _mark(other, chosen)
+                self.crossings.append(Crossing(step.index, str(step.op), step.where, int(other.sum()), mark))
+
+
+def _jump(executed: Executed) -> Any:
+    """The least by which the results of a step jump."""
+    rule = executed.rule
+    return 1 if rule is None or rule.jump is None else rule.jump(executed.args, executed.kwargs)
 
 
 def _mark(other: Tensor, w: Tensor) -> float:

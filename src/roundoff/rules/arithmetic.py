@@ -5,7 +5,7 @@ Python numbers keep double precision in the wide run, and natively are rounded t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import inf
 from typing import Any
 
@@ -104,6 +104,17 @@ def _remainder(call: Call) -> Limit:
         limit = limit + shift
         limit = limit + (torch.minimum(r.abs(), (size(y) - r.abs()).abs()) <= limit) * size(y)
     return limit
+
+
+def _divisor(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Limit:
+    """A remainder jumps by as much as it is divided by."""
+    by: Limit = size(args[1])
+    return by
+
+
+def _whole(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Limit:
+    """A whole quotient jumps by one, and one that is not rounded does not jump."""
+    return inf if "rounding_mode" in kwargs and kwargs["rounding_mode"] is None else 1.0
 
 
 def _pow(call: Call) -> Limit:
@@ -258,5 +269,6 @@ for _name, _bound, _cases in (
             source=_HIGHAM + "; a whole quotient jumps where it is within its rounding error of a whole number",
             samples=given(_cases),
             discrete=True,
+            jump=_divisor if _bound is _remainder else _whole,
         )
     )

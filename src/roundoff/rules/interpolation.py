@@ -8,6 +8,7 @@ one. The slope is bounded by the range of the values in the neighbourhood, resam
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import inf
 from typing import Any
 
 import torch
@@ -214,6 +215,7 @@ for _dims, _mode in _MODES.items():
                 source=_SOURCE,
                 samples=_nearest_samples(_dims),
                 discrete=True,
+                jump=lambda args, kwargs: inf,  # where it takes from follows from the sizes alone
             )
         )
 register(Rule(("aten.upsample_bicubic2d",), Nature.ROUNDS, _cubic, source=_SOURCE, samples=_linear_samples(2)))

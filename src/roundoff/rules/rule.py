@@ -139,9 +139,10 @@ class Rule:
     ``bound`` gives what a correct kernel's local error cannot exceed beyond the one rounding of the result. ``wide``
     redoes the operator in float64 where its own kernel cannot; it takes the operator's arguments, widened, and after
     them ``native=`` the native results. ``discrete`` marks results that jump (floor, sign, comparisons): where wide and
-    native choose differently it is a branch crossing. ``products`` takes a step that sums products apart, so that its
-    bound can be had from norms, without a second product. ``stable`` is a smaller bound: a step that needs the larger
-    one is of a kind that loses digits on these operands, and correct all the same.
+    native choose differently it is a branch crossing; ``jump`` gives the least that a result jumps by from the operator's
+    arguments, where that is not 1 (infinite where none can tip over). ``products`` takes a step that sums products apart,
+    so that its bound can be had from norms, without a second product. ``stable`` is a smaller bound: a step that needs
+    the larger one is of a kind that loses digits on these operands, and correct all the same.
     """
 
     ops: tuple[str, ...]
@@ -152,6 +153,7 @@ class Rule:
     samples: Sample | None = field(default=None, repr=False)
     wide: Callable[..., Any] | None = field(default=None, repr=False)
     discrete: bool = False
+    jump: Callable[[tuple[Any, ...], Mapping[str, Any]], Limit] | None = field(default=None, repr=False)
     products: Callable[[tuple[Any, ...], Mapping[str, Any]], Products] | None = field(default=None, repr=False)
     stable: Bound | None = field(default=None, repr=False)
 

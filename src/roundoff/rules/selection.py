@@ -6,11 +6,14 @@ is a branch crossing. The selected *values* (``max``, ``relu``, ``sort``) are co
 
 from __future__ import annotations
 
+from math import inf
+
 import torch
 from torch import Tensor
 
+from roundoff.formats import UNIT_ROUNDOFF
 from roundoff.rules.registry import register
-from roundoff.rules.rule import Nature, Rule
+from roundoff.rules.rule import Call, Limit, Nature, Rule
 from roundoff.rules.samples import Given, Operands, given
 
 _SOURCE = "selects one of its operands' numbers and computes none"
@@ -94,6 +97,23 @@ INTEGERS = (
     "_assert_async", "_assert_scalar", "_assert_tensor_metadata", "_is_all_true", "_is_any_true", "is_same_size",
 )  # fmt: skip
 
+
+def _round_decimals(call: Call) -> Limit:
+    """x 10^n in the format of x, rounded to a whole number, over 10^n; below zero the other way round.
+
+    The power and the product are rounded once each, so a number that near to a tie may go to either side.
+    """
+    x, n, y = call.args[0], call.kwargs["decimals"], call.out[0]
+    power = torch.tensor(10.0, dtype=torch.float64) ** abs(n)
+    scaled = x.abs() * power if n >= 0 else x.abs() / power
+    off = scaled * call.gamma_out(2) + call.underflow
+    tips = (scaled - scaled.floor() - 0.5).abs() <= off
+    limit = y.abs() * call.gamma_out(2) + torch.where(tips, (1 + off) * 10.0**-n, 0.0)
+    short = max(call.u, call.u_out) == UNIT_ROUNDOFF[torch.float16]
+    largest = min(call.huge, torch.finfo(torch.float16).max / 2) if short else call.huge
+    return torch.where((scaled > largest) | (power > largest), inf, limit)
+
+
 for _name, _cases in CONTINUOUS.items():
     register(Rule((f"aten.{_name}",), Nature.EXACT, source=_SOURCE, samples=given(_cases)))
 
@@ -109,3 +129,22 @@ for _name, _cases in DISCRETE.items():
     )
 
 register(Rule(tuple(f"aten.{name}" for name in INTEGERS), Nature.EXACT, source="integers are exact", discrete=True))
+
+register(
+    Rule(
+        ("aten.round.decimals",),
+        Nature.ROUNDS,
+        _round_decimals,
+        source="Higham, Accuracy and Stability of Numerical Algorithms (2002), §2.2: each operation is rounded once",
+        assumes="x 10^n does not overflow",
+        samples=given(
+            lambda r: [
+                (x, {"decimals": n})
+                for n in (-2, 0, 1, 3, 7)
+                for x in (r.line(), r.wild(3, 37, decades=3), r.integers(4000, 500).to(r.dtype) / 8)
+            ]
+        ),
+        discrete=True,
+        jump=lambda args, kwargs: float(10.0 ** -kwargs["decimals"]),
+    )
+)
