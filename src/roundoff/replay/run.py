@@ -45,6 +45,7 @@ class Leaf:
     name: str
     native: Any
     wide: Tensor | None
+    of: Tensor | None = None  # the tensor itself, for where it lies: its values may have been put back since
 
 
 @dataclass(frozen=True)
@@ -158,8 +159,8 @@ def _leaf(name: str, value: Any, wide: WideRun, is_older: Callable[[Tensor], boo
         wide.opaque.append(Opaque("the output", name, str(error)))
         twin = widen(value)
     if is_older(value):  # it will be put back to what it was
-        return Leaf(name, value.clone(), twin.clone())
-    return Leaf(name, value, twin)
+        return Leaf(name, value.clone(), twin.clone(), value)
+    return Leaf(name, value, twin, value)
 
 
 def _plain(name: str, value: Any, is_older: Callable[[Tensor], bool]) -> Iterator[Leaf]:
