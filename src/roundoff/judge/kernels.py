@@ -68,12 +68,12 @@ class KernelCheck:
             return
         if rule is not None and rule.products is not None and _settled_by_norms(executed):
             return
-        limits = _limits(executed)
-        if limits is None:
+        found = limits(executed)
+        if found is None:
             self.unknown.setdefault(str(step.op), step.where)
             return
         self.steps["checked"] += 1
-        for x, reference, limit in zip(executed.outs, executed.reference, limits, strict=True):
+        for x, reference, limit in zip(executed.outs, executed.reference, found, strict=True):
             if is_inexact(x.dtype) and x.numel():  # statistics that are not kept come as empty tensors
                 self._hold(executed, x, reference, limit)
 
@@ -112,7 +112,7 @@ def _beyond_reach(x: Tensor, reference: Tensor, largest: float) -> Tensor:
     return ~x.isfinite() & (~reference.isfinite() | (reference.abs() > largest * 0.99)) | ~reference.isfinite()
 
 
-def _limits(executed: Executed) -> list[Limit] | None:
+def limits(executed: Executed) -> list[Limit] | None:
     """The bound of each result: one rounding to its format, and what the rule adds. None where nothing is known."""
     rule, reference = executed.rule, executed.reference
     if rule is not None and rule.nature is Nature.EXACT:
