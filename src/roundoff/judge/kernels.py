@@ -16,6 +16,7 @@ from torch import Tensor
 
 from roundoff.formats import UNIT_ROUNDOFF, is_inexact, widen
 from roundoff.judge.precision import Hypothesis, explain_error, permitted
+from roundoff.judge.stability import weigh_stability
 from roundoff.replay.twins import Twins
 from roundoff.replay.wide import Executed
 from roundoff.rules import Call, Limit, Nature
@@ -50,6 +51,7 @@ class KernelCheck:
     def __init__(self) -> None:
         self.faults: list[Fault] = []
         self.reduced: list[Fault] = []
+        self.unstable: list[Fault] = []
         self.unknown: dict[str, str] = {}
         self.steps: Counter[str] = Counter()
 
@@ -76,6 +78,14 @@ class KernelCheck:
         for x, reference, limit in zip(executed.outs, executed.reference, found, strict=True):
             if is_inexact(x.dtype) and x.numel():  # statistics that are not kept come as empty tensors
                 self._hold(executed, x, reference, limit)
+        if rule is not None and rule.stable is not None and not (self.faults and self.faults[-1].step == step.index):
+            self._hold_stable(executed)
+
+    def _hold_stable(self, executed: Executed) -> None:
+        step, excess = executed.step, weigh_stability(executed, _call(executed))
+        if excess is not None:
+            fault = Fault(step.index, str(step.op), step.where, excess.local_abs, excess.bound_abs, excess.index)
+            (self.unstable if excess.follows else self.faults).append(fault)
 
     def _hold(self, executed: Executed, x: Tensor, reference: Tensor, limit: Limit) -> None:
         largest = torch.finfo(x.dtype).max
@@ -112,16 +122,20 @@ def _beyond_reach(x: Tensor, reference: Tensor, largest: float) -> Tensor:
     return ~x.isfinite() & (~reference.isfinite() | (reference.abs() > largest * 0.99)) | ~reference.isfinite()
 
 
+def _call(executed: Executed) -> Call:
+    """The step as its rule sees it."""
+    step, dtypes = executed.step, [x.dtype for x in executed.outs]
+    coarsest = max(UNIT_ROUNDOFF.get(dtype, 0.0) for dtype in dtypes)
+    reference = tuple(executed.reference)
+    return Call(step.op, executed.args, executed.kwargs, reference, compute_unit(*dtypes), u_out=coarsest)
+
+
 def limits(executed: Executed) -> list[Limit] | None:
     """The bound of each result: one rounding to its format, and what the rule adds. None where nothing is known."""
     rule, reference = executed.rule, executed.reference
     if rule is not None and rule.nature is Nature.EXACT:
         return [0.0] * len(reference)
-    dtypes = [x.dtype for x in executed.outs]
-    coarsest = max(UNIT_ROUNDOFF.get(dtype, 0.0) for dtype in dtypes)
-    call = Call(
-        executed.step.op, executed.args, executed.kwargs, tuple(reference), compute_unit(*dtypes), u_out=coarsest
-    )
+    call = _call(executed)
     limits = opened(call) if rule is None else limits_of(rule, call)
     if limits is None:
         return None

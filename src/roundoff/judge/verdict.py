@@ -150,6 +150,8 @@ def _faults(case: Case) -> str:
                 f"{fault.op} computed in {fault.hypothesis}, which the precision setting in force allows.",
             )
         for fault in check.faults:
+        for fault in check.unstable:
+            case.find(Kind.UNSTABLE_ALGORITHM, f"{side.name}: {fault.where}", _unstable_text(fault))
             text = _fault_text(fault)
             kind = Kind.REDUCED_PRECISION if fault.hypothesis else Kind.FAULTY_KERNEL
             case.find(kind, f"{side.name}: {fault.where}", text)
@@ -170,6 +172,14 @@ def _fault_text(fault: Fault) -> str:
 
 
 def _not_finite(case: Case) -> str:
+def _unstable_text(fault: Fault) -> str:
+    return (
+        f"{fault.op} is off by {fault.local_abs:.3g} at {list(fault.index)}, where a stable algorithm is off by no more "
+        f"than {fault.bound_abs:.3g}: correct, but of a kind that loses digits on these operands, as a variance by "
+        "E[x²] - E[x]² does where the mean is large beside the spread. Centre its input, or compute it in float64."
+    )
+
+
     """NaN and Inf in the outputs: at the same places they are noted, on one side only they decide."""
     reason = ""
     for name, a, b in case.comparable:

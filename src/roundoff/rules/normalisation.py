@@ -5,13 +5,15 @@ multiplying out, for many kernels compute x (ρ g) + (b - μ ρ g), which cancel
 
 Two ways to the variance: Welford's or two-pass, whose relative error is about n u √(1 + μ²/σ²); and in one pass by
 E[x²] - E[x]², with n u (1 + μ²/σ²). Both are in use (channels-last group norm is of the second kind), so ``bound`` allows
-the second where kernels are known to take it, and ``stable`` is that of the first, √n roundings in the place of n.
+the second, and ``stable`` is that of the first, √n roundings in the place of n. What the second loses it loses in the
+statistics, which the kernels return: y must follow from them, so that nothing else hides behind the larger bound. The
+typical size is that of the first, save for group norm: PyTorch's other float64 kernels are stable (measured).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, isqrt, prod
 from typing import Any
 
@@ -79,35 +81,72 @@ def _bounds(call: Call, a: Normal, *, one_pass: bool, factors: bool = False) -> 
     return limit, mean_error, a.rho * stretch
 
 
-def _layer_norm(call: Call) -> tuple[Limit, ...]:
+def _roundings(n: int, *, one_pass: bool) -> int:
+    """What the stable way does typically, not at worst: at worst it may lose as much as the other one."""
+    return n if one_pass else max(1, isqrt(n))
+
+
+def _following(call: Call, x: Tensor, a: Normal) -> tuple[Tensor, Limit]:
+    """y from x and the given mean and rho, and its bound: the roundings after the statistics, and those of storing them."""
+    y = (x - a.mean) * a.rho
+    y = y if a.gain is None else y * a.gain
+    y = y if a.shift is None else y + a.shift
+    limit, _, _ = _bounds(call, replace(a, y=y, n=1), one_pass=False, factors=True)
+    return y, limit
+
+
+def _layer(call: Call, out: tuple[Tensor, ...]) -> Normal:
     _, shape, gain, shift, eps = call.args[:5]
-    y, mean, rho = call.out
-    return _bounds(call, Normal(y, mean, rho, prod(shape), gain, shift, float(eps)), one_pass=False)
+    y, mean, rho = out
+    return Normal(y, mean, rho, prod(shape), gain, shift, float(eps))
+
+
+def _layer_norm(one_pass: bool) -> Callable[[Call], tuple[Limit, ...]]:
+    def bound(call: Call) -> tuple[Limit, ...]:
+        a = _layer(call, call.out)
+        n = _roundings(a.n, one_pass=one_pass)
+        return _bounds(call, replace(a, n=n), one_pass=one_pass and not call.typical)
+
+    return bound
+
+
+def _group(call: Call, out: tuple[Tensor, ...]) -> Normal:
+    _, gain, shift, batch, channels, _, groups, eps = call.args[:8]
+    gain, shift = (None if t is None else t.reshape(1, groups, -1, 1) for t in (gain, shift))
+    y, mean, rho = (x.reshape(batch, groups, -1, 1) for x in out)
+    y = y.reshape(batch, groups, channels // groups, -1)
+    return Normal(y, mean, rho, y[0, 0].numel(), gain, shift, float(eps))
 
 
 def _group_norm(one_pass: bool) -> Callable[[Call], tuple[Limit, ...]]:
     def bound(call: Call) -> tuple[Limit, ...]:
-        _, gain, shift, batch, channels, _, groups, eps = call.args[:8]
-        gain, shift = (None if t is None else t.reshape(1, groups, -1, 1) for t in (gain, shift))
-        y, mean, rho = (out.reshape(batch, groups, -1, 1) for out in call.out)
-        y = y.reshape(batch, groups, channels // groups, -1)
-        # what the stable way does typically, not at worst: at worst it may lose as much as the other one
-        n = y[0, 0].numel() if one_pass else max(1, isqrt(y[0, 0].numel()))
-        limits = _bounds(call, Normal(y, mean, rho, n, gain, shift, float(eps)), one_pass=one_pass)
+        a = _group(call, call.out)
+        limits = _bounds(call, replace(a, n=_roundings(a.n, one_pass=one_pass)), one_pass=one_pass)
         return tuple(limit.reshape(out.shape) for limit, out in zip(limits, call.out, strict=True))
 
     return bound
+
+
+def _group_following(call: Call, native: tuple[Tensor, ...]) -> tuple[Tensor, Limit]:
+    a, x = _group(call, native), call.args[0]
+    y, limit = _following(call, x.reshape(a.y.shape), a)
+    return y.reshape(x.shape), limit.reshape(x.shape) if isinstance(limit, Tensor) else limit
 
 
 def _by_channel(t: Tensor, x: Tensor) -> Tensor:
     return t.reshape(1, -1, *([1] * (x.dim() - 2)))
 
 
-def _batch_statistics(call: Call, x: Tensor, gain: Any, shift: Any, eps: float, one_pass: bool) -> tuple[Limit, ...]:
-    y, mean, rho = call.out[0], *(_by_channel(out, x) for out in call.out[1:3])
+def _batch(x: Tensor, gain: Any, shift: Any, eps: float, out: tuple[Tensor, ...]) -> Normal:
+    y, mean, rho = out[0], *(_by_channel(t, x) for t in out[1:3])
     gain, shift = (None if t is None else _by_channel(t, x) for t in (gain, shift))
-    n = x.numel() // max(x.shape[1], 1)
-    limits = _bounds(call, Normal(y, mean, rho, n, gain, shift, eps), one_pass=one_pass, factors=True)
+    return Normal(y, mean, rho, x.numel() // max(x.shape[1], 1), gain, shift, eps)
+
+
+def _batch_statistics(call: Call, x: Tensor, gain: Any, shift: Any, eps: float, one_pass: bool) -> tuple[Limit, ...]:
+    a = _batch(x, gain, shift, eps, call.out)
+    n = _roundings(a.n, one_pass=one_pass)
+    limits = _bounds(call, replace(a, n=n), one_pass=one_pass and not call.typical, factors=True)
     return limits[0], limits[1].flatten(), limits[2].flatten()
 
 
@@ -147,6 +186,15 @@ def _batch_norm(names: tuple[str, ...], one_pass: bool = False) -> Callable[[Cal
         )
 
     return bound
+
+
+def _batch_following(names: tuple[str, ...]) -> Callable[[Call, tuple[Tensor, ...]], tuple[Tensor, Limit]]:
+    def follows(call: Call, native: tuple[Tensor, ...]) -> tuple[Tensor, Limit]:
+        given_ = {name: call.arg(i, name) for i, name in enumerate(names)}
+        x = given_["input"]
+        return _following(call, x, _batch(x, given_["weight"], given_["bias"], float(given_["eps"]), native))
+
+    return follows
 
 
 def _running(call: Call, new: Tensor, given_: dict[str, Any], mean_error: Limit) -> Limit:
@@ -227,7 +275,7 @@ def _batch_samples(r: Operands, always: bool) -> Iterable[Any]:
 
 _BATCH = ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps")
 _UPDATING = ("input", "weight", "bias", "running_mean", "running_var", "momentum", "eps")
-_WELFORD = "the variance by Welford's or the two-pass method"
+_ANY = "the variance by any method, E[x²] - E[x]² included"
 _NO_STATS = ("input", "weight", "bias", "training", "momentum", "eps")
 _NO_TRAINING = ("input", "weight", "bias", "running_mean", "running_var", "momentum", "eps")
 
@@ -235,10 +283,12 @@ register(
     Rule(
         ("aten.native_layer_norm",),
         Nature.ROUNDS,
-        _layer_norm,
+        _layer_norm(one_pass=True),
         source=_SOURCE,
         samples=given(_layer_samples),
-        assumes=_WELFORD,
+        assumes=_ANY,
+        stable=_layer_norm(one_pass=False),
+        follows=lambda call, native: _following(call, call.args[0], _layer(call, native)),
     )
 )
 register(
@@ -247,18 +297,21 @@ register(
         Nature.ROUNDS,
         _group_norm(one_pass=True),
         source=_SOURCE,
-        assumes="the variance by any method, E[x²] - E[x]² included",
+        assumes=_ANY,
         samples=given(_group_samples),
         stable=_group_norm(one_pass=False),
+        follows=_group_following,
     )
 )
 register(
     Rule(
         ("aten.native_batch_norm",),
         Nature.ROUNDS,
-        _batch_norm(_BATCH),
+        _batch_norm(_BATCH, one_pass=True),
         source=_SOURCE,
-        assumes=_WELFORD,
+        assumes=_ANY,
+        stable=_batch_norm(_BATCH),
+        follows=_batch_following(_BATCH),
         samples=given(lambda r: _batch_samples(r, always=False)),
     )
 )
@@ -266,9 +319,11 @@ register(
     Rule(
         ("aten._native_batch_norm_legit", "aten._native_batch_norm_legit_functional"),
         Nature.ROUNDS,
-        _batch_norm(_BATCH),
+        _batch_norm(_BATCH, one_pass=True),
         source=_SOURCE,
-        assumes=_WELFORD,
+        assumes=_ANY,
+        stable=_batch_norm(_BATCH),
+        follows=_batch_following(_BATCH),
         samples=given(lambda r: _batch_samples(r, always=True)),
     )
 )
@@ -276,18 +331,22 @@ register(
     Rule(
         ("aten._batch_norm_with_update", "aten._batch_norm_with_update_functional"),
         Nature.ROUNDS,
-        _batch_norm(_UPDATING),
+        _batch_norm(_UPDATING, one_pass=True),
         source=_SOURCE,
-        assumes=_WELFORD,
+        assumes=_ANY,
+        stable=_batch_norm(_UPDATING),
+        follows=_batch_following(_UPDATING),
     )
 )
 register(
     Rule(
         ("aten._native_batch_norm_legit.no_stats",),
         Nature.ROUNDS,
-        _batch_norm(_NO_STATS),
+        _batch_norm(_NO_STATS, one_pass=True),
         source=_SOURCE,
-        assumes=_WELFORD,
+        assumes=_ANY,
+        stable=_batch_norm(_NO_STATS),
+        follows=_batch_following(_NO_STATS),
         samples=given(lambda r: [(x, gain, shift, True, 0.1, 1e-5) for x, gain, shift in _images(r)]),
     )
 )
@@ -309,9 +368,11 @@ register(
     Rule(
         ("aten.cudnn_batch_norm", "aten.miopen_batch_norm"),
         Nature.ROUNDS,
-        _batch_norm((*_BATCH[:6], "exponential_average_factor", "epsilon"), one_pass=True),
+        _batch_norm(_BATCH, one_pass=True),
         source=_SOURCE,
-        assumes="the variance by any method: the libraries do not say which",
+        assumes=_ANY,
+        stable=_batch_norm(_BATCH),
+        follows=_batch_following(_BATCH),
     )
 )
 register(

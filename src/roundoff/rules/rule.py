@@ -142,7 +142,8 @@ class Rule:
     native choose differently it is a branch crossing; ``jump`` gives the least that a result jumps by from the operator's
     arguments, where that is not 1 (infinite where none can tip over). ``products`` takes a step that sums products apart,
     so that its bound can be had from norms, without a second product. ``stable`` is a smaller bound: a step that needs
-    the larger one is of a kind that loses digits on these operands, and correct all the same.
+    the larger one is of a kind that loses digits on these operands, and correct all the same, if its first result is
+    within a limit of the number that ``follows`` gives from the others.
     """
 
     ops: tuple[str, ...]
@@ -156,6 +157,7 @@ class Rule:
     jump: Callable[[tuple[Any, ...], Mapping[str, Any]], Limit] | None = field(default=None, repr=False)
     products: Callable[[tuple[Any, ...], Mapping[str, Any]], Products] | None = field(default=None, repr=False)
     stable: Bound | None = field(default=None, repr=False)
+    follows: Callable[[Call, tuple[Tensor, ...]], tuple[Tensor, Limit]] | None = field(default=None, repr=False)
 
 
 def limits_of(rule: Rule, call: Call) -> tuple[Limit, ...]:
