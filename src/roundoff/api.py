@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from torch import Tensor
 
 from roundoff.errors import NotSame, RoundoffError
+from roundoff.judge.ledger import at_element, in_directions, open_account
 from roundoff.judge.matching import matched_weights
 from roundoff.judge.verdict import Judgement, judge
-from roundoff.records import Evidence, Finding, Output, Verdict
+from roundoff.records import Account, Booking, Evidence, Finding, Output, Verdict
 from roundoff.replay.run import Side
 from roundoff.report import json as json_report
 from roundoff.report import terminal
 from roundoff.report.view import view
+from roundoff.tape.modes import PLAIN, Modes, current_modes
 from roundoff.tape.record import Tape, record_run
 from roundoff.tape.trace import random_state
 
@@ -29,8 +32,10 @@ Progress = Callable[[int, int, str], None]
 class Comparison:
     """What :func:`compare` found. True for ``identical`` and ``roundoff``; printing it tells the story."""
 
-    def __init__(self, judgement: Judgement) -> None:
+    def __init__(self, judgement: Judgement, matched: Callable[[], AbstractContextManager[None]], modes: Modes) -> None:
         self._judgement = judgement
+        self._matched = matched  # a context in which the networks have the weights that were compared
+        self._modes = modes
 
     @property
     def verdict(self) -> Verdict:
@@ -60,11 +65,39 @@ class Comparison:
     def __bool__(self) -> bool:
         return self.verdict in (Verdict.IDENTICAL, Verdict.ROUNDOFF)
 
-    def explain(self) -> Any:
-        """Take the difference apart step by step. Not in this release: raises RoundoffError."""
-        raise RoundoffError(
-            "explain() is not in this release: it comes with the next. print(c) and c.findings say what is known."
-        )
+    def explain(
+        self,
+        output: str | None = None,
+        index: Sequence[int] | None = None,
+        *,
+        directions: int = 0,
+        memory: float | None = None,
+        progress: Progress | None = None,
+    ) -> Explanation:
+        """Take the difference apart: every step of both networks, and what of the difference it made.
+
+        By default the largest difference of all outputs is taken apart, or of ``output``, or the one at ``index`` of it;
+        with ``directions`` that many random weightings of all output numbers. Both networks run again, in the modes in
+        which they were compared. ``memory`` is how many bytes may be kept meanwhile (half of what is free): above it, steps
+        are computed again rather than kept.
+
+        Raises RoundoffError when there is no such output or element, and when the networks no longer give the bits that
+        were compared.
+
+        >>> import torch
+        >>> linear, x = torch.nn.Linear(64, 8), torch.randn(3, 64)
+        >>> e = compare(linear, lambda x: torch.nn.functional.conv1d(x.T[None], linear.weight[:, :, None],
+        ...                                                          linear.bias)[0].T, x).explain()
+        >>> abs(e.booked - 1) < 1e-3
+        True
+        """
+        case, say = self._judgement.case, progress or _silent
+        sides = [(replace(side, modes=self._modes), ran) for side, ran, _ in case.sides]
+        with self._matched(), PLAIN.again():
+            pairs = case.comparable
+            target = in_directions(pairs, directions) if directions else at_element(pairs, output, index)
+            account = open_account(sides, target, memory or _half_of_free(), say)
+        return Explanation(account)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: dicts, lists, strings and numbers; ``schema`` names its version."""
@@ -93,6 +126,51 @@ class Comparison:
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
         shown = view(self._judgement)
         return {"text/plain": terminal.text(shown), "text/html": terminal.notebook(shown)}
+
+
+class Explanation:
+    """Where a difference comes from: the ledger of :meth:`Comparison.explain`. Printing it shows the largest shares."""
+
+    def __init__(self, account: Account) -> None:
+        self._account = account
+
+    @property
+    def target(self) -> str:
+        """What was taken apart, in words."""
+        return self._account.target
+
+    @property
+    def difference(self) -> float:
+        """A - B there, in the units of the output; of several directions the root mean square."""
+        return self._account.difference
+
+    @property
+    def ledger(self) -> tuple[Booking, ...]:
+        """Every step of both networks, the largest share first."""
+        return self._account.ledger
+
+    @property
+    def real_share(self) -> float:
+        """The share of the real difference: what is left of the difference in exact arithmetic."""
+        return self._account.real_share
+
+    @property
+    def booked(self) -> float:
+        """The sum of all shares: 1.0 when the whole difference is booked."""
+        return self._account.booked
+
+    @property
+    def residual_abs(self) -> float:
+        """What is left unbooked, in the units of the output."""
+        return self._account.residual_abs
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What only the ledger can tell."""
+        return self._account.findings
+
+    def __repr__(self) -> str:
+        return f"<Explanation of {self.target}: {len(self.ledger)} steps, {self.booked:.2%} booked>"
 
 
 def compare(
@@ -136,12 +214,16 @@ def compare(
             raise RoundoffError(f"{name} is a {type(model).__name__}, not callable. Give a module or a function.")
     args = _tuple(args)
     kwargs = dict(kwargs or {})
-    say = progress or (lambda done, total, text: None)
+    say = progress or _silent
     randomness = random_state()
-    with matched_weights(a, b) if match_weights else nullcontext():
+
+    def matched() -> AbstractContextManager[None]:
+        return matched_weights(a, b) if match_weights else nullcontext()
+
+    with matched():
         sides = [Side(name, model, args, kwargs, randomness) for name, model in (("A", a), ("B", b))]
         judgement = judge(sides[0], sides[1], say)
-    return Comparison(judgement)
+    return Comparison(judgement, matched, current_modes())
 
 
 def assert_same(a: Callable[..., Any], b: Callable[..., Any], args: Any, kwargs: dict[str, Any] | None = None,
@@ -169,6 +251,18 @@ def record(model: Callable[..., Any], args: Any, kwargs: dict[str, Any] | None =
     return record_run(model, _tuple(args), dict(kwargs or {}))
 
 
+def _silent(done: int, total: int, text: str) -> None:
+    """No progress is shown."""
+
+
+def _half_of_free() -> float:
+    """Half of the memory that is free, in bytes; 4 GB where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") / 2
+    except (AttributeError, ValueError, OSError):
+        return 4e9
+
+
 def _tuple(args: Any) -> tuple[Any, ...]:
     if isinstance(args, tuple):
         return args
@@ -177,4 +271,4 @@ def _tuple(args: Any) -> tuple[Any, ...]:
     return tuple(args)
 
 
-__all__ = ["Comparison", "assert_same", "compare", "record"]
+__all__ = ["Comparison", "Explanation", "assert_same", "compare", "record"]

@@ -84,7 +84,7 @@ def _target(name: str, weights: list[Weights], pairs: Sequence[tuple[str, Leaf, 
     differences, real = [], []
     for weight in weights:
         differences.append(sum(_weighted(weight[n], _gap(a, b)) for n, a, b in pairs))
-        real.append(sum(_weighted(weight[n], _finite(a.wide - b.wide)) for n, a, b in pairs if a.wide is not None))
+        real.append(sum(_weighted(weight[n], _real(a, b)) for n, a, b in pairs))
     return Target(name, tuple(weights), tuple(differences), tuple(real))
 
 
@@ -208,6 +208,12 @@ def _gap(a: Leaf, b: Leaf) -> Tensor:
     """Native A - native B, zero where that is not a number."""
     x, y = _wide(a), _wide(b)
     return _finite((x - y) if is_inexact(x.dtype) else (x.double() - y.double()))
+
+
+def _real(a: Leaf, b: Leaf) -> Tensor:
+    """Wide A - wide B, zero where that is not a number."""
+    assert a.wide is not None and b.wide is not None
+    return _finite(a.wide - b.wide if is_inexact(a.wide.dtype) else a.wide.double() - b.wide.double())
 
 
 def _finite(x: Tensor) -> Tensor:

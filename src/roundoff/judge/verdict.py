@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from textwrap import shorten
 
 from torch import Tensor
 
 from roundoff.errors import RoundoffError
-from roundoff.formats import UNIT_ROUNDOFF, is_inexact, widen
+from roundoff.formats import UNIT_ROUNDOFF
 from roundoff.judge.case import Case, is_number, open_case, repeated, same_value
 from roundoff.judge.constants import weigh_constants
+from roundoff.judge.finite import weigh_finite
 from roundoff.judge.kernels import Fault
 from roundoff.judge.parting import find_parting
 from roundoff.judge.rows import rows
@@ -30,6 +31,7 @@ class Judgement:
     reason: str
     outputs: tuple[Output, ...]
     findings: tuple[Finding, ...]
+    case: Case = field(repr=False)
 
 
 def judge(a: Side, b: Side, say: Callable[[int, int, str], None]) -> Judgement:
@@ -49,7 +51,7 @@ def judge(a: Side, b: Side, say: Callable[[int, int, str], None]) -> Judgement:
         find_parting(case)
     outputs = rows(case, settled.real)
     _magnitude(case, outputs, verdict)
-    return Judgement(verdict, evidence, reason, outputs, tuple(case.findings))
+    return Judgement(verdict, evidence, reason, outputs, tuple(case.findings), case)
 
 
 def _decide(case: Case, settled: Settled) -> tuple[Verdict, str, Settled]:
@@ -66,7 +68,7 @@ def _decide(case: Case, settled: Settled) -> tuple[Verdict, str, Settled]:
     faulty = _faults(case)
     if faulty:
         return Verdict.DIFFERENT, faulty, settled
-    one_sided = _not_finite(case)
+    one_sided = weigh_finite(case)
     if one_sided:
         return Verdict.DIFFERENT, one_sided, settled
     if settled.state is not State.SAME:
@@ -127,6 +129,7 @@ def _not_deterministic(case: Case) -> str:
 
 def _identical(case: Case, settled: Settled) -> tuple[Verdict, str]:
     reason = "Every output has the same bits on both sides."
+    weigh_finite(case)
     faulty = _faults(case)
     if faulty:
         reason += f" All the same: {faulty}"
@@ -149,9 +152,9 @@ def _faults(case: Case) -> str:
                 f"{side.name}: {fault.where}",
                 f"{fault.op} computed in {fault.hypothesis}, which the precision setting in force allows.",
             )
-        for fault in check.faults:
         for fault in check.unstable:
             case.find(Kind.UNSTABLE_ALGORITHM, f"{side.name}: {fault.where}", _unstable_text(fault))
+        for fault in check.faults:
             text = _fault_text(fault)
             kind = Kind.REDUCED_PRECISION if fault.hypothesis else Kind.FAULTY_KERNEL
             case.find(kind, f"{side.name}: {fault.where}", text)
@@ -171,35 +174,12 @@ def _fault_text(fault: Fault) -> str:
     )
 
 
-def _not_finite(case: Case) -> str:
 def _unstable_text(fault: Fault) -> str:
     return (
         f"{fault.op} is off by {fault.local_abs:.3g} at {list(fault.index)}, where a stable algorithm is off by no more "
         f"than {fault.bound_abs:.3g}: correct, but of a kind that loses digits on these operands, as a variance by "
         "E[x²] - E[x]² does where the mean is large beside the spread. Centre its input, or compute it in float64."
     )
-
-
-    """NaN and Inf in the outputs: at the same places they are noted, on one side only they decide."""
-    reason = ""
-    for name, a, b in case.comparable:
-        x, y = widen(a.native), widen(b.native)  # float8 has no isfinite
-        if not is_inexact(x.dtype) or (bool(x.isfinite().all()) and bool(y.isfinite().all())):
-            continue
-        where = name or "output"
-        same = (x.isnan() == y.isnan()) & ((x == y) | x.isnan() | (x.isfinite() & y.isfinite()))
-        if bool(same.all()):
-            count = int((~x.isfinite()).sum())
-            case.find(Kind.NOT_FINITE, where, f"{count} elements are NaN or Inf, at the same places on both sides.")
-            continue
-        sides = [s for s, v in (("A", x), ("B", y)) if not bool(v[~same].isfinite().all())]
-        text = (
-            f"{int((~same).sum())} elements of {where} are NaN or Inf in {' and '.join(sides)} where the other side has "
-            "another value."
-        )
-        case.find(Kind.NOT_FINITE, where, text)
-        reason = reason or text
-    return reason
 
 
 def _not_the_same(case: Case, settled: Settled) -> tuple[Verdict | None, str, Settled]:

@@ -226,12 +226,16 @@ class Keeper:
         place = self.place(whole)
         assert place is not None
         moved = self._small(_finite(widen(whole) - executed.twins.wide(whole)))
-        self.constants[place.storage] = Constant(place, moved, _bare(executed.step))
+        if moved is not None:
+            self.constants[place.storage] = Constant(place, moved, _bare(executed.step))
 
-    def _small(self, x: Tensor) -> Tensor:
+    def _small(self, x: Tensor) -> Tensor | None:
+        """``x`` as it is kept, in a shorter format where that loses no digits that matter; None where it is zero."""
         short = torch.complex64 if x.is_complex() else torch.float32
         largest = float(x.abs().amax()) if x.numel() else 0.0
-        kept = x if 0 < largest < _SMALL or largest > 2.0**120 else x.to(short)
+        if largest == 0.0:
+            return None
+        kept = x if largest < _SMALL or largest > 2.0**120 else x.to(short)
         self._new += _size(kept)
         return kept
 

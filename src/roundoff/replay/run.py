@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from roundoff.formats import UNIT_ROUNDOFF, widen
 from roundoff.replay.constants import Constants, numbers_in_and_out
 from roundoff.replay.wide import Executed, Observer, Opaque, WideRun
 from roundoff.tape.leaves import is_wrapper, leaves
+from roundoff.tape.modes import Modes
 from roundoff.tape.storages import has_storage
 from roundoff.tape.trace import drew_elsewhere, random_state, set_random_state, untouched
 from roundoff.tape.watch import Listener, ListenerFailed, Step, watch
@@ -28,6 +30,7 @@ class Side:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     randomness: dict[str, Any]  # the state of the random generators from which every run starts
+    modes: Modes | None = None  # those in which to run; None: those that are on
 
     def error(self, error: BaseException) -> RoundoffError:
         """What to raise when the network itself raised."""
@@ -46,6 +49,13 @@ class Leaf:
     native: Any
     wide: Tensor | None
     of: Tensor | None = None  # the tensor itself, for where it lies: its values may have been put back since
+
+
+class Beside(Listener, Protocol):
+    """A listener that keeps something beside the wide run, and is told which run that is."""
+
+    def follow(self, wide: WideRun) -> None:
+        """``wide`` is the run that is about to begin."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +107,7 @@ def run_wide(
     neutral: bool = False,
     repeat: bool = False,
     also: Sequence[Listener] = (),
+    beside: Beside | None = None,
 ) -> tuple[Ran, tuple[Leaf, ...] | None]:
     """Run ``side`` watched, with the wide run beside it, and leave no trace.
 
@@ -106,9 +117,13 @@ def run_wide(
     constants = Constants((side.args, side.kwargs), values)
     wide = WideRun(observe, alter, constants, neutral)
     formats = _Formats()
-    with untouched(side.model, (side.args, side.kwargs)) as restore:
+    modes = nullcontext() if side.modes is None else side.modes.again()
+    with modes, untouched(side.model, (side.args, side.kwargs)) as restore:
         set_random_state(side.randomness)
         listeners: list[Listener] = [restore, wide, formats, *also]
+        if beside is not None:
+            beside.follow(wide)
+            listeners.append(beside)
         before = random_state()
         with numbers_in_and_out(constants, wide.twins, restore.keep):
             out = _guarded(side, lambda: watch(side.model, side.args, side.kwargs, listeners))

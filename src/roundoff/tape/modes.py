@@ -26,9 +26,13 @@ class Modes:
             if not self.inference:
                 stack.enter_context(torch.set_grad_enabled(self.grad))
             for device, enabled, dtype in self.autocast:
-                if enabled or torch.is_autocast_enabled(device):
+                if enabled or torch.is_autocast_enabled(device):  # one that stays off needs no context
                     stack.enter_context(torch.autocast(device, dtype, enabled, self.cache))
             yield
+
+
+#: No gradients are kept, no inference tensors made, nothing is cast.
+PLAIN = Modes(False, False, (("cpu", False, torch.bfloat16), ("cuda", False, torch.float16)), True)
 
 
 def current_modes() -> Modes:
