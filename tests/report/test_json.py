@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.report.records import judgement, output
+from tests.report.records import FINDING, account, booking, judgement, output
 
 from roundoff import RoundoffError
 from roundoff.records import Verdict
-from roundoff.report.json import SCHEMA, as_dict, as_json, write
+from roundoff.report.json import EXPLANATION, SCHEMA, account_as_dict, as_dict, as_json, write
 
 
 def test_the_schema() -> None:
@@ -108,3 +108,45 @@ def test_where_it_cannot_be_written(tmp_path: Path) -> None:
         with pytest.raises(RoundoffError, match=r"^Cannot write .*\. Give a path in a folder that exists"):
             write("x", target)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_schema_of_an_explanation() -> None:
+    data = account_as_dict(account(booking(share=1.0, bound_abs=None), findings=(FINDING,)), "1.2.3")
+    assert data == {
+        "schema": "roundoff.explanation/1",
+        "roundoff": "1.2.3",
+        "target": "output[3, 1]",
+        "difference": 2.5e-7,
+        "booked": 1.0,
+        "residual_abs": 1e-16,
+        "real_share": 0.0,
+        "ledger": [
+            {
+                "side": "A",
+                "step": 0,
+                "op": "aten.addmm.default",
+                "module": "layers.0",
+                "source": "net.py:12: x = self.layer(x)",
+                "local_abs": 1e-7,
+                "bound_abs": None,
+                "inherited_abs": 3e-8,
+                "error_rel": 4e-7,
+                "amplification": 1.5,
+                "share": 1.0,
+                "bent_share": 0.0,
+            }
+        ],
+        "findings": [{"kind": "magnitude", "where": "['logits']", "text": "The values are large."}],
+    }
+    assert data["schema"] == EXPLANATION
+    assert plain(data) and json.loads(as_json(data)) == data
+
+
+def test_an_explanation_keeps_the_order_of_its_ledger_and_says_what_is_not_finite() -> None:
+    data = account_as_dict(account(booking(local_abs=inf, bound_abs=nan), residual_abs=inf), "1")
+    assert (data["residual_abs"], data["ledger"][0]["local_abs"], data["ledger"][0]["bound_abs"]) == (
+        "inf",
+        "inf",
+        "nan",
+    )
+    assert [b["share"] for b in account_as_dict(account(), "1")["ledger"]] == [0.7, 0.4, -0.1, 0.0, 0.0]

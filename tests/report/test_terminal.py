@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from io import StringIO
 from math import inf, nan
 
@@ -51,8 +52,7 @@ def test_the_table_has_the_numbers_of_the_design() -> None:
 
 
 def test_no_table_without_outputs() -> None:
-    j = judgement()
-    empty = type(j)(Verdict.DIFFERENT, j.evidence, "Not of the same structure.", (), ())
+    empty = replace(judgement(verdict=Verdict.DIFFERENT), outputs=())
     assert "floor" not in terminal.text(view(empty))
 
 

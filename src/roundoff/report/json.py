@@ -11,10 +11,11 @@ from typing import Any
 
 from roundoff.errors import RoundoffError
 from roundoff.judge.verdict import Judgement
-from roundoff.records import Output
+from roundoff.records import Account, Booking, Finding, Output
 
-#: Changes when a field changes its meaning or goes; new fields do not change it.
+#: Each changes when a field changes its meaning or goes; new fields do not change it.
 SCHEMA = "roundoff.comparison/1"
+EXPLANATION = "roundoff.explanation/1"
 
 
 def as_dict(judgement: Judgement, version: str) -> dict[str, Any]:
@@ -26,8 +27,38 @@ def as_dict(judgement: Judgement, version: str) -> dict[str, Any]:
         "evidence": str(judgement.evidence),
         "reason": judgement.reason,
         "outputs": [_output(o) for o in judgement.outputs],
-        "findings": [{"kind": str(f.kind), "where": f.where, "text": f.text} for f in judgement.findings],
+        "findings": [_finding(f) for f in judgement.findings],
     }
+
+
+def account_as_dict(account: Account, version: str) -> dict[str, Any]:
+    """The account as dicts, lists, strings and numbers; the ledger in its order, the largest share first."""
+    sizes = ("difference", "booked", "residual_abs", "real_share")
+    return {
+        "schema": EXPLANATION,
+        "roundoff": version,
+        "target": account.target,
+        **{name: _size(getattr(account, name)) for name in sizes},
+        "ledger": [_booking(b) for b in account.ledger],
+        "findings": [_finding(f) for f in account.findings],
+    }
+
+
+def _booking(b: Booking) -> dict[str, Any]:
+    sizes = ("local_abs", "inherited_abs", "error_rel", "amplification", "share", "bent_share")
+    return {
+        "side": b.side,
+        "step": b.step,
+        "op": b.op,
+        "module": b.module,
+        "source": b.source,
+        "bound_abs": None if b.bound_abs is None else _size(b.bound_abs),
+        **{name: _size(getattr(b, name)) for name in sizes},
+    }
+
+
+def _finding(f: Finding) -> dict[str, str]:
+    return {"kind": str(f.kind), "where": f.where, "text": f.text}
 
 
 def _output(o: Output) -> dict[str, Any]:

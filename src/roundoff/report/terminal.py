@@ -9,7 +9,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from roundoff.records import Verdict
+from roundoff.records import Finding, Verdict
+from roundoff.report.account import AccountView, Part, percent
 from roundoff.report.view import View
 
 _COLOURS = {
@@ -20,6 +21,9 @@ _COLOURS = {
 }
 _MOST_ROWS = 12
 _MOST_FINDINGS = 8
+_MOST_BOOKINGS = 10
+_MOST_PARTS = 5
+_LONGEST_MODULE = 24
 
 
 def render(view: View) -> RenderableType:
@@ -35,17 +39,72 @@ def render(view: View) -> RenderableType:
         parts.append(Text(f"and {len(view.rows) - _MOST_ROWS} more outputs; to_dict() has them all", style="dim"))
     if view.closer:
         parts.append(Text(view.closer))
-    if view.findings:
-        parts.append(Text())
-    for finding in view.findings[:_MOST_FINDINGS]:
-        parts.append(Text.assemble((str(finding.kind), "bold"), "  ", (finding.where, "cyan")))
-        parts.append(Padding(Text(finding.text), (0, 0, 0, 2)))
-    if len(view.findings) > _MOST_FINDINGS:
-        parts.append(
-            Text(f"and {len(view.findings) - _MOST_FINDINGS} more findings; to_dict() has them all", style="dim")
-        )
+    parts += _findings(view.findings, _MOST_FINDINGS)
     parts.append(Text(f"evidence: {view.evidence}", style="dim"))
     return Group(*parts)
+
+
+def render_account(view: AccountView) -> RenderableType:
+    """What made the difference in a sentence, the largest shares, the shares of modules and kinds, and the balance."""
+    parts: list[RenderableType] = [Text(view.story, style="bold"), Text(view.target), Text()]
+    if any(view.shares):
+        parts += [_ledger(view), Text()]
+    for title, groups in (("modules", view.modules), ("kinds", view.families)):
+        parts.append(Text(f"{title}: {_largest(groups)}"))
+    parts += [Text(view.movement), Text(view.bounds), *map(Text, view.crossings), Text(view.balance)]
+    parts += _findings(view.findings, _MOST_FINDINGS // 2)
+    return Group(*parts)
+
+
+def _ledger(view: AccountView) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("share", justify="right", no_wrap=True)
+    table.add_column("step", no_wrap=True, min_width=4)
+    table.add_column("operator", no_wrap=True, max_width=20)
+    table.add_column("module, line", overflow="fold")
+    for heading in ("local\nerror", "bound of\na kernel", "ampli-\nfied by"):
+        table.add_column(heading, justify="right", no_wrap=True, min_width=8)
+    most = min(_MOST_BOOKINGS, sum(share != 0 for share in view.shares))  # the largest first: the rest made nothing
+    for line in view.lines[:most]:
+        where = ", ".join(x for x in (_end(line.module), line.place) if x)
+        style = "red" if line.beyond else ""
+        table.add_row(
+            line.share,
+            f"{line.side} {line.step}",
+            Text(line.op),
+            Text(where, style="cyan"),
+            Text(line.local, style=style),
+            line.bound,
+            line.amplification,
+        )
+    rest = view.shares[most:]
+    if rest:
+        table.add_row(percent(sum(rest)), "", "", f"{len(rest)} more steps")
+    return table
+
+
+def _largest(groups: tuple[Part, ...]) -> str:
+    """The groups with the largest shares; those that made nothing are left out."""
+    made = sorted((g for g in groups if g.share), key=lambda g: -abs(g.share))
+    told = [f"{g.side} {_end(g.name) if g.side else g.name} {g.told}".strip() for g in made[:_MOST_PARTS]]
+    if len(made) > _MOST_PARTS:
+        told.append(f"{len(made) - _MOST_PARTS} more {percent(sum(g.share for g in made[_MOST_PARTS:]))}")
+    return "; ".join(told) or "none made anything"
+
+
+def _end(module: str) -> str:
+    """The end of a long path: what tells it from its neighbours."""
+    return module if len(module) <= _LONGEST_MODULE else "…" + module[1 - _LONGEST_MODULE :]
+
+
+def _findings(findings: tuple[Finding, ...], most: int) -> list[RenderableType]:
+    parts: list[RenderableType] = [Text()] if findings else []
+    for finding in findings[:most]:
+        parts.append(Text.assemble((str(finding.kind), "bold"), "  ", (finding.where, "cyan")))
+        parts.append(Padding(Text(finding.text), (0, 0, 0, 2)))
+    if len(findings) > most:
+        parts.append(Text(f"and {len(findings) - most} more findings; to_dict() has them all", style="dim"))
+    return parts
 
 
 def _table(view: View) -> Table:
@@ -73,18 +132,22 @@ def _ratio(real: str, floor: str) -> float:
     return float(real) / float(floor) if float(floor) > 0 else float(real) * float("inf") if float(real) > 0 else 0.0
 
 
-def notebook(view: View) -> str:
+def notebook(view: View | AccountView) -> str:
     """The same as a piece of HTML for a notebook, everything escaped."""
     console = Console(record=True, width=120, file=StringIO())
-    console.print(render(view))
+    console.print(_rendered(view))
     return console.export_html(inline_styles=True, code_format=_PRE)
 
 
 _PRE = '<pre style="font-family:monospace;white-space:pre-wrap">{code}</pre>'
 
 
-def text(view: View, width: int = 120) -> str:
+def text(view: View | AccountView, width: int = 120) -> str:
     """The same as plain text."""
     out = StringIO()
-    Console(file=out, width=width, color_system=None, highlight=False).print(render(view), soft_wrap=False)
+    Console(file=out, width=width, color_system=None, highlight=False).print(_rendered(view), soft_wrap=False)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
+def _rendered(view: View | AccountView) -> RenderableType:
+    return render_account(view) if isinstance(view, AccountView) else render(view)
