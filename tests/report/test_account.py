@@ -52,7 +52,7 @@ def test_crossings_are_named_where_they_matter() -> None:
     ]
     told = account_view(account(booking(share=0.74), *bent)).crossings
     assert told[0] == "30 % hangs on a kink or a choice that was crossed at step 0 of B, relu, layers.0, net.py:12."
-    assert [line.split()[0] for line in told] == ["30", "−10", "4.0", "2.0"] and told[-1] == "2.0 % hangs on 1 more."
+    assert [line.split()[0] for line in told] == ["30", "−10", "6.0"] and told[-1] == "6.0 % hangs on 2 more."
     assert account_view(account()).crossings == ()
 
 
@@ -142,11 +142,14 @@ LONG = tuple(
 @pytest.mark.parametrize("width", [80, 120])
 @pytest.mark.parametrize("ledger", [LONG, ()])
 def test_it_fits_a_screen(width: int, ledger: tuple[object, ...]) -> None:
-    finding = Finding(Kind.AMPLIFICATION, "A: layers.0", "It grows.")
-    view = account_view(account(*ledger, findings=(finding,) * 9))  # type: ignore[arg-type]
-    lines = terminal.text(view, width).splitlines()
-    assert max(map(len, lines)) <= width
-    assert next(i for i, line in enumerate(lines) if line.startswith("amplification")) <= 40
+    lines = terminal.text(account_view(account(*ledger)), width).splitlines()  # type: ignore[arg-type]
+    assert max(map(len, lines)) <= width and len(lines) <= 40
+
+
+def test_findings_follow_and_are_cut() -> None:
+    findings = tuple(Finding(Kind.AMPLIFICATION, f"A: layers.{i}", "It grows.") for i in range(9))
+    lines = terminal.text(account_view(account(findings=findings))).splitlines()
+    assert lines[-3:-1] == ["amplification  A: layers.3", "  It grows."]
     assert lines[-1] == "and 5 more findings; to_dict() has them all"
 
 

@@ -255,7 +255,7 @@ def _balance(account: Account) -> str:
     )
 
 
-def _crossings(ledger: Sequence[Booking], most: int = 3) -> tuple[str, ...]:
+def _crossings(ledger: Sequence[Booking], most: int = 2) -> tuple[str, ...]:
     bent = sorted((b for b in ledger if abs(b.bent_share) >= 0.01), key=lambda b: -abs(b.bent_share))
     told = [
         f"{percent(b.bent_share)} hangs on a kink or a choice that was crossed at {_where(b)}." for b in bent[:most]
