@@ -23,9 +23,9 @@ _HIGHAM = "Higham, Accuracy and Stability of Numerical Algorithms (2002), §2.2:
 def off(call: Call, value: Any) -> Limit:
     """How far off an operand is once it is in the format of the computation: numbers, and integers among floats."""
     if not isinstance(value, Tensor):
-        return call.scalar(value)
+        return inf if call.is_beyond(value) else call.scalar(value)
     if value.dim() == 0:  # may be a double among shorter formats: it then counts as a number
-        return call.scalar(value.item())
+        return inf if call.is_beyond(value.item()) else call.scalar(value.item())
     if not value.is_floating_point() and not value.is_complex() and value.dtype != torch.bool:
         return value.abs().double() * max(call.u, call.u_out)
     return 0.0

@@ -21,6 +21,8 @@ from roundoff.tape.leaves import operands
 
 _UNDERFLOW = {u: UNDERFLOW[dtype] for dtype, u in UNIT_ROUNDOFF.items()}
 
+_LARGEST = {u: torch.finfo(dtype).max for dtype, u in UNIT_ROUNDOFF.items() if u > U64}
+
 Limit = Tensor | float  # an absolute bound: float64, broadcasts to the output
 
 
@@ -95,6 +97,13 @@ class Call:
         if 0 < abs(value) < self.underflow / u:  # below the normal numbers it has fewer
             return self.underflow
         return 0.0 if digits == round(digits) else abs(value) * u
+
+    def is_beyond(self, value: Any) -> bool:
+        """True for a finite Python number that is infinite in the format it is used in."""
+        if isinstance(value, complex):
+            return self.is_beyond(value.real) or self.is_beyond(value.imag)
+        largest = _LARGEST.get(max(self.u, self.u_out), inf)
+        return isinstance(value, (int, float)) and largest < abs(value) < inf
 
     def arg(self, index: int, name: str, default: Any = None) -> Any:
         """The argument at ``index`` or called ``name``, as the operator's schema allows either."""
