@@ -151,7 +151,7 @@ def _booked(
     while until is None or until > 0:
         say(ran.steps - (ran.steps if until is None else until), ran.steps, f"booking the steps of {side.name}")
         keeper = Keeper(_bound_at, memory, until)
-        now, _ = run_wide(side, observe=keeper, also=[keeper])
+        now, _ = run_wide(side, observe=keeper, keep_old=True, also=[keeper])
         if until is None:
             _check_bits(side, ran, now)
             for leaf in now.leaves:

@@ -123,12 +123,13 @@ class Keeper:
     def after(self, step: Step, out: Any) -> None:
         places = [p for x in operands(out) if (p := self.place(x)) is not None]
         written = [p for x in step.overwritten if (p := self.place(x)) is not None]
+        found = {p.storage for x in operands((step.args, step.kwargs)) if (p := self.place(x)) is not None}
+        is_view = not step.overwritten and all(p.storage in found for p in places)
+        results = () if step.moves_only_shape or is_view else tuple(written or places)
         if self._keeps(step) and self._last is not step:
-            found = {p.storage for x in operands((step.args, step.kwargs)) if (p := self.place(x)) is not None}
-            is_view = not step.overwritten and all(p.storage in found for p in places)
-            cut = () if step.moves_only_shape or is_view else tuple(written or places)
-            self._keep(Kept(_bare(step), results=cut, made=frozenset(p.storage for p in cut) - self._written - found))
-        self._written |= {p.storage for p in places + written}
+            made = frozenset(p.storage for p in results) - self._written - found
+            self._keep(Kept(_bare(step), results=results, made=made))
+        self._written |= {p.storage for p in results}
         for x in step.overwritten:
             self._operands.drop(x)
 
@@ -206,7 +207,7 @@ class Keeper:
             return known[key]
         moved = None
         if is_inexact(x.dtype) and executed.twins.has(x):
-            off = _finite((widen(x) if old is None else old) - executed.twins.wide(x))
+            off = _finite(widen(x) - executed.twins.wide(x) if old is None else old - executed.old_wide[id(x)])
             moved = self._small(off)
             if place.storage not in self._written and place.storage not in self.constants:
                 self._enter(x, executed)

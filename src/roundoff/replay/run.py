@@ -106,6 +106,7 @@ def run_wide(
     values: list[tuple[Tensor, Tensor]] | None = None,
     neutral: bool = False,
     repeat: bool = False,
+    keep_old: bool = False,
     also: Sequence[Listener] = (),
     beside: Beside | None = None,
 ) -> tuple[Ran, tuple[Leaf, ...] | None]:
@@ -115,7 +116,7 @@ def run_wide(
     Raises RoundoffError when the network raises, naming the side.
     """
     constants = Constants((side.args, side.kwargs), values)
-    wide = WideRun(observe, alter, constants, neutral)
+    wide = WideRun(observe, alter, constants, neutral, keep_old)
     formats = _Formats()
     modes = nullcontext() if side.modes is None else side.modes.again()
     with modes, untouched(side.model, (side.args, side.kwargs)) as restore:

@@ -29,7 +29,6 @@ from roundoff.rules import Call, Nature
 from roundoff.rules.fused import written_out
 from roundoff.rules.opened import tensors
 from roundoff.tape.leaves import map_operands
-from roundoff.tape.record import Place
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -60,6 +60,7 @@ class Executed:
     outs: list[Tensor]  # native results
     wide: list[Tensor]  # wide results
     twins: Twins
+    old_wide: dict[int, Tensor] = field(default_factory=dict)  # by id: their old wide values, where they are asked for
 
     def operand(self, x: Any) -> Any:
         """``x`` as the step found it, widened; anything that is not a tensor as it is."""
@@ -102,7 +103,8 @@ class WideRun:
     """A listener that keeps the wide value of every tensor that is alive.
 
     ``observe`` is told of each computed step; ``alter`` may change the wide results of a step (to perturb them);
-    ``constants`` says what wide value a tensor that no step made has, where that is not simply its own.
+    ``constants`` says what wide value a tensor that no step made has, where that is not simply its own; ``keep_old`` has
+    the old wide values of what is overwritten kept for ``observe``.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class WideRun:
         alter: Callable[[Executed], list[Tensor]] | None = None,
         constants: Constants | None = None,
         neutral: bool = False,
+        keep_old: bool = False,
     ) -> None:
         self.twins = Twins()
         self.crossings: list[Crossing] = []
@@ -121,14 +124,16 @@ class WideRun:
         self._alter = alter
         self._constants = constants or Constants()
         self._neutral = neutral
+        self._keeps_old = keep_old
         self._old: dict[int, Tensor] = {}
+        self._old_wide: dict[int, Tensor] = {}
         self._moved = False
         self._randomness: dict[str, Any] | None = None
 
     # -- listener ---------------------------------------------------------------------------------------------------
 
     def before(self, step: Step) -> None:
-        self._old = {}
+        self._old, self._old_wide = {}, {}
         if step.moves_only_shape:
             return
         found = operands((step.args, step.kwargs))
@@ -149,6 +154,8 @@ class WideRun:
         for x in found:  # also those that are only read, in memory that is written to
             if has_storage(x) and x.untyped_storage()._cdata in addresses:
                 self._old[id(x)] = x.detach().to(wide_dtype(x.dtype), copy=True)
+                if self._keeps_old:
+                    self._old_wide[id(x)] = self.twins.wide(x).clone()
 
     def after(self, step: Step, out: Any) -> None:
         with torch.no_grad():
@@ -202,7 +209,7 @@ class WideRun:
             return
         if rule is not None and rule.nature is Nature.DRAWS:
             self.draws.append((str(step.op), tuple(outs[0].shape)))
-        executed = Executed(step, rule, self._old, not self._moved, outs, wide, self.twins)
+        executed = Executed(step, rule, self._old, not self._moved, outs, wide, self.twins, self._old_wide)
         self._note_choices(executed)
         if self._observe is not None:
             self._observe(executed)
