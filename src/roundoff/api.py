@@ -191,7 +191,9 @@ def compare(
     the same operations run in float64; nothing is changed by it, whatever happens.
 
     ``match_weights`` first gives ``b`` the parameters of ``a``, in order, where they fit up to reshape or transpose, for
-    this comparison only. ``progress(done, total, text)`` is told what is being done.
+    this comparison only. ``prove`` runs both once more and holds the verdict against rigorous bounds for every element:
+    ``evidence`` is then ``proved``, or ``reason`` says what stood in the way; the verdict stays. ``progress(done, total,
+    text)`` is told what is being done.
 
     Raises RoundoffError when a network raises (the message names which), when no output holds a tensor, and when
     ``match_weights`` finds parameters that do not fit.
@@ -207,8 +209,6 @@ def compare(
     Source: the real difference of the float64 runs is held against their own rounding, and each step's local error
     against the error bound of its kernel; see Higham, Accuracy and Stability of Numerical Algorithms (2002).
     """
-    if prove:
-        raise RoundoffError("prove=True is not in this release: it comes with the next. Leave it out.")
     for name, model in (("A", a), ("B", b)):
         if not callable(model):
             raise RoundoffError(f"{name} is a {type(model).__name__}, not callable. Give a module or a function.")
@@ -222,7 +222,7 @@ def compare(
 
     with matched():
         sides = [Side(name, model, args, kwargs, randomness) for name, model in (("A", a), ("B", b))]
-        judgement = judge(sides[0], sides[1], say)
+        judgement = judge(sides[0], sides[1], say, prove)
     return Comparison(judgement, matched, current_modes())
 
 

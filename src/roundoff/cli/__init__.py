@@ -61,6 +61,7 @@ def compare_command(
     match_weights: options.MatchWeights = False,
     weights_a: options.WeightsA = None,
     weights_b: options.WeightsB = None,
+    prove: options.Prove = False,
     explain: options.Explain = False,
     json: options.Json = None,
     html: options.Html = None,
@@ -91,7 +92,9 @@ def compare_command(
             check_inputs("B", b, network_b, inputs, keywords)
             seed_all(seed)
             with torch.set_grad_enabled(grad):
-                found = compare(network_a, network_b, inputs, keywords, match_weights=match_weights, progress=tell)
+                found = compare(
+                    network_a, network_b, inputs, keywords, match_weights=match_weights, prove=prove, progress=tell
+                )
         if json == "-":
             print(found.to_json(), end="", flush=True)
             return EXIT[found.verdict]

@@ -60,6 +60,9 @@ MatchWeights = Annotated[
 ]
 WeightsA = Annotated[Path | None, _text("Load A's weights from a .safetensors or .pt file.", metavar="FILE")]
 WeightsB = Annotated[Path | None, _text("Load B's weights.", metavar="FILE")]
+Prove = Annotated[
+    bool, typer.Option("--prove", help="Hold the verdict against rigorous bounds for every element; takes longer.")
+]
 Explain = Annotated[
     bool, typer.Option("--explain", help="Say which operations made the difference (not in this release).")
 ]

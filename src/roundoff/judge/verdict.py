@@ -15,6 +15,7 @@ from roundoff.judge.constants import weigh_constants
 from roundoff.judge.finite import weigh_finite
 from roundoff.judge.kernels import Fault
 from roundoff.judge.parting import find_parting
+from roundoff.judge.proof import prove_verdict
 from roundoff.judge.rows import rows
 from roundoff.judge.settle import Settled, State, settle
 from roundoff.judge.strays import neutral_draws_agree, numbers_come_back
@@ -34,8 +35,11 @@ class Judgement:
     case: Case = field(repr=False)
 
 
-def judge(a: Side, b: Side, say: Callable[[int, int, str], None]) -> Judgement:
-    """Run both sides and decide. Raises RoundoffError when a network raises or returns no tensor."""
+def judge(a: Side, b: Side, say: Callable[[int, int, str], None], prove: bool = False) -> Judgement:
+    """Run both sides and decide; with ``prove`` try to prove the verdict, which stays what it is.
+
+    Raises RoundoffError when a network raises or returns no tensor.
+    """
     case = open_case(a, b, say)
     for side, ran, _ in case.sides:
         if not ran.tensors:
@@ -51,6 +55,10 @@ def judge(a: Side, b: Side, say: Callable[[int, int, str], None]) -> Judgement:
         find_parting(case)
     outputs = rows(case, settled.real)
     _magnitude(case, outputs, verdict)
+    if prove and verdict is not Verdict.IDENTICAL:
+        proof = prove_verdict(case, verdict, settled, bool(_structure(case)))
+        reason = f"{reason} {proof.text}".strip()
+        evidence = Evidence.PROVED if proof.proved else evidence
     return Judgement(verdict, evidence, reason, outputs, tuple(case.findings), case)
 
 

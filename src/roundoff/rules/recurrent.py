@@ -82,7 +82,8 @@ class Noise:
         return x + self._signs(x) * x.abs() * self.stored
 
 
-def _layer(args: tuple[Any, ...]) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor | None, Tensor, Tensor, bool]:
+def layer_operands(args: tuple[Any, ...]) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor | None, Tensor, Tensor, bool]:
+    """The arguments of ``mkldnn_rnn_layer`` as those of :func:`lstm`. Raises RuntimeError for other kinds of layer."""
     x, w, v, b, b2, h, c, reverse, _, mode = args[:10]
     if mode != _LSTM:
         raise RuntimeError(f"mkldnn_rnn_layer of mode {mode} is not written out, only LSTM (mode {_LSTM})")
@@ -91,13 +92,13 @@ def _layer(args: tuple[Any, ...]) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor
 
 
 def _mkldnn_wide(*args: Any, native: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    x, weights, bias, h, c, reverse = _layer(args)
+    x, weights, bias, h, c, reverse = layer_operands(args)
     y, h, c = lstm(x, weights, bias, h, c, reverse)
     return y, h.reshape(native[1].shape), c.reshape(native[2].shape), *native[3:]
 
 
 def _mkldnn(call: Call) -> tuple[Limit, ...]:
-    x, weights, bias, h, c, reverse = _layer(call.args)
+    x, weights, bias, h, c, reverse = layer_operands(call.args)
     draws = 1 + (1 if call.typical else _DRAWS)
     noise = Noise(call, x, weights, bias)
     start = (h.reshape(1, *h.shape[-2:]), c.reshape(1, *c.shape[-2:]))

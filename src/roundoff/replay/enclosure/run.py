@@ -1,0 +1,136 @@
+"""Enclose a wide run: beside each wide value the radius within which the exact one lies.
+
+Exact means: the network's operations in real arithmetic, on its inputs and parameters as they are, with the random draws
+that the native run made. Errors start from zero at inputs and parameters and follow the steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from roundoff.formats import is_inexact
+from roundoff.replay.enclosure.ball import Ball, Unknown
+from roundoff.replay.enclosure.opened import balls_of, radius_of
+from roundoff.replay.enclosure.radii import Radii
+from roundoff.replay.enclosure.registry import Operation
+from roundoff.replay.wide import Executed, WideRun
+from roundoff.rules import Nature
+from roundoff.tape.leaves import map_operands, operands
+from roundoff.tape.storages import has_storage
+from roundoff.tape.watch import Step
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A step whose results have no rigorous bound, and why. ``steers``: it may decide what the network does next."""
+
+    op: str
+    where: str
+    why: str
+    steers: bool = False
+
+
+class Enclosure:
+    """A listener, told after the wide run, and the observer of that run."""
+
+    def __init__(self) -> None:
+        self.radii = Radii()
+        self.gaps: list[Gap] = []
+        self._wide = WideRun()
+        self._old: dict[int, Ball] = {}
+        self._last: Step | None = None
+        self._opaque = 0
+
+    def follow(self, wide: WideRun) -> None:
+        """``wide`` is the run whose values are enclosed."""
+        self._wide = wide
+
+    def value(self, x: Tensor) -> Tensor:
+        """The radius of an output, of its shape."""
+        radius = self.radii.get(x)
+        return torch.zeros(x.shape, dtype=torch.float64, device=x.device) if radius is None else radius.clone()
+
+    # -- listener ---------------------------------------------------------------------------------------------------
+
+    def before(self, step: Step) -> None:
+        self._old = {}
+        self._opaque = len(self._wide.opaque)
+        if step.moves_only_shape or not step.overwritten:
+            return
+        found = [x for x in operands((step.args, step.kwargs)) if has_storage(x) and not x.is_meta]
+        addresses = {x.untyped_storage()._cdata for x in step.overwritten if has_storage(x)}
+        for x in found:
+            if x.untyped_storage()._cdata in addresses:
+                ball = self._ball(x)
+                self._old[id(x)] = Ball(ball.mid.clone(), None if ball.rad is None else ball.rad.clone())
+
+    def after(self, step: Step, out: Any) -> None:
+        if self._last is step:
+            return
+        outs = operands(out)
+        if len(self._wide.opaque) > self._opaque:
+            self._lose(step, [*outs, *step.overwritten], self._wide.opaque[-1].why)
+        elif not outs and not step.overwritten:
+            self._left(step)
+        elif not step.moves_only_shape:
+            for x in step.overwritten:  # drawn, or whole numbers computed from whole numbers
+                self.radii.set(x, None)
+
+    def _left(self, step: Step) -> None:
+        """A number leaves for Python: it must be certain, for it may steer what comes next."""
+        for x in operands(step.args):
+            if x.is_meta or not has_storage(x) or not self._wide.twins.has(x):
+                continue
+            same = not is_inexact(x.dtype) and torch.equal(x, self._wide.twins.wide(x))
+            if not same or self.radii.get(x) is not None:
+                self.gaps.append(
+                    Gap(str(step.op), step.where, "a number that has an error steers what comes next", True)
+                )
+
+    # -- observer ---------------------------------------------------------------------------------------------------
+
+    def __call__(self, executed: Executed) -> None:
+        step = executed.step
+        self._last = step
+        outs = executed.outs
+        args, kwargs = self._balls(step.args), {k: self._balls(v) for k, v in step.kwargs.items()}
+        operation = Operation(step.op, args, kwargs, tuple(executed.wide))
+        exact = executed.rule is not None and executed.rule.nature is Nature.EXACT
+        if exact and all(ball.rad is None for ball in operation.balls):
+            self._set(step, outs, [None] * len(outs))
+            return
+        try:
+            balls = balls_of(step.op, operation)
+            if len(balls) != len(outs):
+                raise Unknown(f"its enclosure has {len(balls)} results")
+            radii = [radius_of(w, ball) for w, ball in zip(executed.wide, balls, strict=True)]
+        except (Unknown, RuntimeError, NotImplementedError, TypeError, ValueError, IndexError, AttributeError) as error:
+            self._lose(step, outs, (str(error).splitlines() or [type(error).__name__])[0][:160])
+            return
+        self._set(step, outs, radii)
+
+    def _set(self, step: Step, outs: list[Tensor], radii: list[Any]) -> None:
+        results = {x.untyped_storage()._cdata for x in outs if has_storage(x)}
+        for x in step.overwritten:  # such as running statistics, beside the results
+            if has_storage(x) and x.untyped_storage()._cdata not in results and is_inexact(x.dtype):
+                self.radii.set(x, torch.full(x.shape, inf, dtype=torch.float64, device=x.device))
+        for x, radius in zip(outs, radii, strict=True):
+            self.radii.set(x, radius)
+
+    def _lose(self, step: Step, outs: list[Tensor], why: str) -> None:
+        self.gaps.append(Gap(str(step.op), step.where, why))
+        for x in outs:
+            if has_storage(x) and not x.is_meta:
+                self.radii.set(x, torch.full(x.shape, inf, dtype=torch.float64, device=x.device))
+
+    def _balls(self, value: Any) -> Any:
+        return map_operands(lambda x: self._ball(x) if isinstance(x, Tensor) else x, value)
+
+    def _ball(self, x: Tensor) -> Ball:
+        old = self._old.get(id(x))
+        return old if old is not None else Ball(self._wide.twins.wide(x), self.radii.get(x))
