@@ -231,6 +231,21 @@ def test_json_to_a_file() -> None:
     assert json.loads(Path("out.json").read_text())["verdict"] == "different"
 
 
+def test_explain_says_where_the_difference_comes_from() -> None:
+    result = run(*PAIR, "--match-weights", "--explain", "--json", "out.json")
+    assert result.exit_code == 0
+    assert "of the difference comes from matrix products and convolutions" in text(result)
+    assert "The permutations made exactly 0" in text(result)
+    explained = json.loads(Path("out.json").read_text())["explanation"]
+    assert abs(explained["booked"] - 1) < 1e-3 and explained["ledger"]
+
+
+def test_what_cannot_be_explained_ends_as_it_would_have() -> None:
+    result = run("compare", "net.py:double", "torch:sum", "--args", "float32[3]", "--explain")
+    assert result.exit_code == 1
+    assert "Not explained: The two networks have no output" in text(result)
+
+
 def test_json_to_standard_output_is_nothing_but_json() -> None:
     result = run("compare", "net.py:chatty", "net.py:double", "--args", "float32[3]", "--json", "-")
     assert result.exit_code == 0
@@ -296,7 +311,6 @@ ONE = ["compare", "net.py:double", "net.py:double"]
         ([*PAIR, "--weights-a", "missing.pt"], "There is no file missing.pt"),
         ([*ONE, "--args", "float32[3]", "--weights-a", "net.py"], "only a torch.nn.Module takes weights"),
         ([*ONE, "--args", "float32[3]", "--device", "gpu"], "There is no device 'gpu'"),
-        ([*ONE, "--args", "float32[3]", "--explain"], "--explain is not in this release"),
         ([*ONE, "--args", "float32[3]", "--html", "x.html"], "--html is not in this release"),
         ([*ONE, "--args", "float32[3]", "--json", "nowhere/x.json"], "there is no folder nowhere"),
         ([*ONE, "--args", "float32[3]", "--json", "."], "it is a folder"),

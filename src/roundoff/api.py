@@ -19,6 +19,7 @@ from roundoff.records import Account, Booking, Evidence, Finding, Output, Verdic
 from roundoff.replay.run import Side
 from roundoff.report import json as json_report
 from roundoff.report import terminal
+from roundoff.report.account import account_view
 from roundoff.report.view import view
 from roundoff.tape.modes import PLAIN, Modes, current_modes
 from roundoff.tape.record import Tape, record_run
@@ -105,10 +106,7 @@ class Comparison:
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
         """The same as JSON text; also written to ``path``, whole or not at all, where one is given."""
-        text = json_report.as_json(self.to_dict())
-        if path is not None:
-            json_report.write(text, path)
-        return text
+        return _json(self.to_dict(), path)
 
     def to_html(self, path: str | os.PathLike[str]) -> None:
         """One self-contained page. Not in this release: raises RoundoffError."""
@@ -169,8 +167,26 @@ class Explanation:
         """What only the ledger can tell."""
         return self._account.findings
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: dicts, lists, strings and numbers; ``schema`` names its version."""
+        return json_report.account_as_dict(self._account, __version__)
+
+    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The same as JSON text; also written to ``path``, whole or not at all, where one is given."""
+        return _json(self.to_dict(), path)
+
+    def __str__(self) -> str:
+        return terminal.text(account_view(self._account))
+
     def __repr__(self) -> str:
         return f"<Explanation of {self.target}: {len(self.ledger)} steps, {self.booked:.2%} booked>"
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield terminal.render_account(account_view(self._account))
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        shown = account_view(self._account)
+        return {"text/plain": terminal.text(shown), "text/html": terminal.notebook(shown)}
 
 
 def compare(
@@ -249,6 +265,13 @@ def record(model: Callable[..., Any], args: Any, kwargs: dict[str, Any] | None =
     torch.Size([1, 2])
     """
     return record_run(model, _tuple(args), dict(kwargs or {}))
+
+
+def _json(data: dict[str, Any], path: str | os.PathLike[str] | None) -> str:
+    text = json_report.as_json(data)
+    if path is not None:
+        json_report.write(text, path)
+    return text
 
 
 def _silent(done: int, total: int, text: str) -> None:

@@ -166,5 +166,32 @@ def test_what_is_not_there(
 
 def test_functions_without_common_outputs_cannot_be_explained() -> None:
     c = roundoff.compare(lambda x: x, lambda x: x[:1], torch.ones(3))
-    with pytest.raises(RoundoffError, match="no output"):
+    with pytest.raises(RoundoffError, match="no output of the same place"):
         c.explain()
+
+
+def test_amplification_is_named_where_it_begins() -> None:
+    x = torch.rand(4, 8) + 0.5
+
+    def cancels(x: Tensor) -> Tensor:
+        shifted = x + 30000.0
+        return (shifted - 30000.0) * 0.1
+
+    e = roundoff.compare(cancels, lambda x: x * 0.1, x).explain()
+    (finding,) = e.findings
+    assert finding.kind == "amplification" and finding.where.startswith("A: ")
+    assert "shifted = x + 30000.0" in finding.where
+    # 30000 over the size of the output before it is scaled, about 1: between 4 and 5 digits.
+    assert "4." in finding.text and "digits" in finding.text
+
+
+def test_amplification_is_not_claimed_where_there_is_none(compared: roundoff.Comparison) -> None:
+    assert compared.explain().findings == ()
+    assert compared.explain(directions=3).findings == ()
+
+
+def test_a_rounded_constant_is_a_line_of_its_own() -> None:
+    e = roundoff.compare(lambda x: x * torch.tensor(0.1), lambda x: x / 10, torch.rand(8)).explain()
+    (row,) = [row for row in e.ledger if row.op == "a rounded constant"]
+    assert row.side == "A" and row.local_abs == pytest.approx(abs(float(torch.tensor(0.1).double()) - 0.1), rel=1e-6)
+    assert e.booked == pytest.approx(1.0, abs=1e-5)

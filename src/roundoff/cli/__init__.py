@@ -13,17 +13,19 @@ from typing import Annotated
 
 import torch
 import typer
+from rich.console import RenderableType
 from rich.text import Text
 
-from roundoff.api import __version__, compare
+from roundoff.api import Comparison, Explanation, __version__, compare
 from roundoff.cli import options
-from roundoff.cli.console import check_writable, end, progress, show
+from roundoff.cli.console import Tell, check_writable, end, progress, show
 from roundoff.cli.coverage import cover
 from roundoff.cli.networks import check_inputs, describe_modes, load_network
 from roundoff.errors import RoundoffError
 from roundoff.load import load_args, load_device, seed_all
 from roundoff.records import Verdict
 from roundoff.report.coverage import coverage_page, rules_page
+from roundoff.report.json import as_json, write
 from roundoff.report.thread import answer_page
 from roundoff.thread import answer_thread
 
@@ -77,8 +79,6 @@ def compare_command(
     """
 
     def work() -> int:
-        if explain:
-            raise RoundoffError("--explain is not in this release: it comes with the next. Leave it out.")
         if html is not None:
             raise RoundoffError("--html is not in this release: it comes with the next. --json writes the numbers.")
         if json is not None and json != "-":
@@ -95,15 +95,25 @@ def compare_command(
                 found = compare(
                     network_a, network_b, inputs, keywords, match_weights=match_weights, prove=prove, progress=tell
                 )
+                told = _explained(found, tell) if explain else []
+        data = found.to_dict() | {"explanation": e.to_dict() for e in told if isinstance(e, Explanation)}
         if json == "-":
-            print(found.to_json(), end="", flush=True)
+            print(as_json(data), end="", flush=True)
             return EXIT[found.verdict]
-        show(Text(describe_modes({"A": (a, network_a), "B": (b, network_b)}), style="dim"), found)
+        show(Text(describe_modes({"A": (a, network_a), "B": (b, network_b)}), style="dim"), found, *told)
         if json is not None:
-            found.to_json(json)
+            write(as_json(data), json)
         return EXIT[found.verdict]
 
     end(work, traceback)
+
+
+def _explained(found: Comparison, tell: Tell | None) -> list[RenderableType]:
+    """The explanation; where there is none, why: that changes neither the verdict nor how the command ends."""
+    try:
+        return [Text(), found.explain(progress=tell)]
+    except RoundoffError as error:
+        return [Text(), Text(f"Not explained: {error}")]
 
 
 @app.command("thread")

@@ -63,9 +63,7 @@ WeightsB = Annotated[Path | None, _text("Load B's weights.", metavar="FILE")]
 Prove = Annotated[
     bool, typer.Option("--prove", help="Hold the verdict against rigorous bounds for every element; takes longer.")
 ]
-Explain = Annotated[
-    bool, typer.Option("--explain", help="Say which operations made the difference (not in this release).")
-]
+Explain = Annotated[bool, typer.Option("--explain", help="Say which operations made the largest difference.")]
 Json = Annotated[
     str | None,
     _text("Write the comparison as JSON; - is standard output, and replaces the report.", metavar="FILE"),

@@ -6,8 +6,9 @@ side after the other; d, the real difference, is an entry of its own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from roundoff.errors import RoundoffError
 from roundoff.formats import UNIT_ROUNDOFF, is_inexact, widen
 from roundoff.judge.case import same_value
 from roundoff.judge.kernels import limits
-from roundoff.records import Account, Booking
+from roundoff.records import Account, Booking, Finding, Kind
 from roundoff.replay.adjoints import Adjoints
 from roundoff.replay.keep import Constant, Keeper, Kept, Measured
 from roundoff.replay.run import Leaf, Ran, Side, run_wide
@@ -24,6 +25,9 @@ from roundoff.replay.sweep import Pulled, entered, pull
 from roundoff.replay.wide import Executed
 from roundoff.rules import Call
 from roundoff.rules.rule import compute_unit
+
+#: From here on an amplification is a finding: three decimal digits are lost.
+AMPLIFIED = 1000.0
 
 Weights = dict[str, Tensor]  # by output: what each of its numbers counts; a target is the weighted sum
 
@@ -36,13 +40,19 @@ class Target:
     weights: tuple[Weights, ...]
     differences: tuple[float, ...]  # A - B
     real: tuple[float, ...]  # of that the real difference
+    size: float  # of the outputs that it weighs, as a root sum of squares over its weights
 
 
 def at_element(pairs: Sequence[tuple[str, Leaf, Leaf]], output: str | None, index: Sequence[int] | None) -> Target:
     """The difference at one element: ``index`` of ``output``, or where it is largest. Raises RoundoffError for neither."""
     named = [pair for pair in pairs if output is None or pair[0] == output or (pair[0] or "output") == output]
+    if not pairs:
+        raise RoundoffError(
+            "The two networks have no output of the same place, shape and format, so that there is no difference to take "
+            "apart. print(comparison) says what they return."
+        )
     if not named:
-        names = ", ".join(name or "output" for name, _, _ in pairs) or "none of them in common"
+        names = ", ".join(name or "output" for name, _, _ in pairs)
         raise RoundoffError(f"There is no output {output!r}. The outputs of both networks are: {names}.")
     sizes = [_gap(a, b).abs() for _, a, b in named]
     if index is None:
@@ -69,6 +79,10 @@ def at_element(pairs: Sequence[tuple[str, Leaf, Leaf]], output: str | None, inde
 
 def in_directions(pairs: Sequence[tuple[str, Leaf, Leaf]], count: int) -> Target:
     """The difference in ``count`` random directions: every number of every output counts +1 or -1."""
+    if count < 0:
+        raise RoundoffError(
+            f"directions={count} was given. Ask for one direction or more, or 0 for the largest difference."
+        )
     generator = torch.Generator().manual_seed(0)
     weights = []
     for _ in range(count):
@@ -85,7 +99,16 @@ def _target(name: str, weights: list[Weights], pairs: Sequence[tuple[str, Leaf, 
     for weight in weights:
         differences.append(sum(_weighted(weight[n], _gap(a, b)) for n, a, b in pairs))
         real.append(sum(_weighted(weight[n], _real(a, b)) for n, a, b in pairs))
-    return Target(name, tuple(weights), tuple(differences), tuple(real))
+    return Target(name, tuple(weights), tuple(differences), tuple(real), _size(weights[0], pairs))
+
+
+def _size(weight: Weights, pairs: Sequence[tuple[str, Leaf, Leaf]]) -> float:
+    """What the target would be if the weighted numbers were of typical size and random sign."""
+    squares = 0.0
+    for name, a, _ in pairs:
+        values = _finite(_wide(a)).abs().double()
+        squares += float(weight[name].abs().square().sum() * values.square().mean()) if values.numel() else 0.0
+    return math.sqrt(squares)
 
 
 def open_account(
@@ -102,13 +125,18 @@ def open_account(
         return sum(p * t for p, t in zip(parts, target.differences, strict=True)) / whole if whole else 0.0
 
     bookings: list[Booking] = []
+    worst: dict[str, tuple[float, Booking]] = {}
     sums = list(target.real)
     for sign, (side, ran) in zip((1.0, -1.0), sides, strict=True):
         for kept, pulled in _booked(side, ran, target.weights, memory, say):
             parts = [sign * p.local for p in pulled]
             bend = share([sign * p.bend for p in pulled])
             gain = (sum(p.gain**2 for p in pulled) / len(pulled)) ** 0.5
-            bookings.append(_booking(side.name, kept, share(parts), bend, gain))
+            row = _booking(side.name, kept, share(parts), bend, gain)
+            bookings.append(row)
+            factor = gain * kept.measured.value_rms / target.size if target.size else 0.0
+            if factor > worst.get(side.name, (0.0, row))[0]:
+                worst[side.name] = factor, row
             sums = [s + p for s, p in zip(sums, parts, strict=True)]
     left = [t - s for t, s in zip(target.differences, sums, strict=True)]
     return Account(
@@ -118,16 +146,25 @@ def open_account(
         real_share=share(target.real),
         booked=share(sums) if whole else 1.0,
         residual_abs=(sum(x * x for x in left) / len(left)) ** 0.5,
+        findings=tuple(_amplified(target, *found) for found in worst.values() if found[0] >= AMPLIFIED),
     )
+
+
+def _amplified(target: Target, factor: float, row: Booking) -> Finding:
+    where = ", ".join(part for part in (row.module, row.source) if part) or f"step {row.step}"
+    text = (
+        f"A relative error made here by {row.op} arrives multiplied by {factor:.2g} in {target.name}: about "
+        f"{math.log10(factor):.1f} of the decimal digits that the format holds are lost between here and there."
+    )
+    return Finding(Kind.AMPLIFICATION, f"{row.side}: {where}", text)
 
 
 def _booking(side: str, kept: Kept, share: float, bend: float, gain: float) -> Booking:
     step, measured = kept.step, kept.measured
-    op = str(step.op) if step.op is not None else "a rounded constant"
     return Booking(
         side,
         step.index,
-        op,
+        str(step.op),
         step.module,
         step.source,
         measured.local_abs,
@@ -166,7 +203,8 @@ def _booked(
             found.append((kept, pull(kept, adjoints)))
     for constant in constants.values():
         size = Measured(local_abs=float(constant.moved.abs().amax()), bound_abs=None)
-        found.append((Kept(constant.step, measured=size), [entered(constant, mine) for mine in adjoints]))
+        line = Kept(replace(constant.step, op="a rounded constant"), measured=size)
+        found.append((line, [entered(constant, mine) for mine in adjoints]))
     return found
 
 
@@ -190,9 +228,13 @@ def _bound_at(executed: Executed, result: int, index: tuple[int, ...]) -> float 
         u = compute_unit(x.dtype)
         gamma = Call(executed.step.op, (), {}, (), u).gamma(products.roundings) * (2 if x.is_complex() else 1)
         norms = [n.abs().expand(y.shape)[index].item() for n in (products.rows(products.x), products.cols(products.w))]
-        added = 0.0 if products.added is None else float(products.added.expand(y.shape)[index].abs())
-        stored = UNIT_ROUNDOFF[x.dtype] * float(y[index].abs())
-        return float(gamma * (abs(products.scale) * norms[0] * norms[1] + added) + stored)
+        bias = None if products.added is None else products.added.expand(y.shape)[index]
+        added = 0.0 if bias is None else float(bias.abs())
+        size, u_out = abs(products.scale) * norms[0] * norms[1], UNIT_ROUNDOFF[x.dtype]
+        stored = u_out * float(y[index].abs())
+        if u_out > u:  # partial sums may have been stored in the short format, and the sum before its bias
+            stored += u_out * (size * products.parts + (0.0 if bias is None else float((y[index] - bias).abs())))
+        return float(gamma * (size + added) + stored)
     found = limits(executed)
     if found is None:
         return None

@@ -43,6 +43,7 @@ class Measured:
     bound_abs: float | None = 0.0
     inherited_abs: float = 0.0
     error_rel: float = 0.0
+    value_rms: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -250,6 +251,7 @@ class Keeper:
             self._bound(executed, result, index),
             float((off - error).abs().amax()),
             (far / size) ** 0.5 if size else 0.0,
+            size**0.5,
         )
 
 
