@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 Kernel = Callable[..., Any]
-NATIVE = (torch.float32, torch.bfloat16)
+NATIVE = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def element(position: float, size: float = 0.01) -> Callable[[Kernel, tuple[Any, ...], dict[str, Any]], Any]:

@@ -9,24 +9,32 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from roundoff.formats import UNIT_ROUNDOFF, is_inexact, widen
-from roundoff.judge.precision import Hypothesis, explain_error, permitted
+from roundoff.judge.precision import Setting, explain_error, permitted, setting_of
+from roundoff.judge.shorter import Hypothesis
 from roundoff.judge.stability import weigh_stability
 from roundoff.replay.twins import Twins
 from roundoff.replay.wide import Executed
 from roundoff.rules import Call, Limit, Nature
 from roundoff.rules.matmul import lost
 from roundoff.rules.opened import opened
-from roundoff.rules.rule import compute_unit, limits_of, rounding
+from roundoff.rules.rule import Products, compute_unit, limits_of, rounding
 
 #: Rounding the operands of a product to TF32 leaves an error of about 2^-11.5/√n of ‖x‖‖w‖. Below a sixth of that no
 #: step can have done so; float32 sums stay far below it wherever γ_n does not already forbid it.
 _SUSPICIOUS = 2.0**-11.5 / 6
+
+#: Three products of bfloat16 parts leave about 2^-18.5/√n: looked for only where a setting allows them, for below a third
+#: of that are also sums in float32, and nothing is at stake.
+_SUBTLE = 2.0**-18.5 / 3
+
+#: Tensor cores cut where others round, two units for one, and align products before they add them.
+_TRUNCATED = 4
 
 #: Where the operands inherited more than this, relative to themselves, their share is taken out exactly.
 _INHERITED = 2.0**-16
@@ -43,6 +51,7 @@ class Fault:
     bound_abs: float
     index: tuple[int, ...]
     hypothesis: Hypothesis | None = None
+    setting: Setting | None = None  # that decides whether it may
 
 
 class KernelCheck:
@@ -103,18 +112,32 @@ class KernelCheck:
             over &= limit.isfinite()
         if not suspicious and not bool(over.any()):
             return
-        hypothesis = explain_error(executed, x, reference) if products is not None else None
-        if hypothesis is None and not bool(over.any()):
+        explanation = explain_error(executed, x, reference) if products is not None else None
+        if explanation is None:
+            if bool(over.any()):
+                self.faults.append(_fault(executed, error, limit, over))
             return
-        excess = torch.where(over, error, 0.0) if bool(over.any()) else error
-        at = tuple(int(i) for i in torch.unravel_index(excess.argmax(), excess.shape))
-        bound = limit.expand(x.shape)[at].item() if isinstance(limit, Tensor) else limit
-        step = executed.step
-        fault = Fault(step.index, str(step.op), step.where, error[at].item(), bound, at, hypothesis)
-        if hypothesis is not None and permitted(executed.step.op, x.device.type, hypothesis):
-            self.reduced.append(fault)
-        else:
+        hypothesis = explanation.hypothesis
+        setting = setting_of(executed.step.op, x.device.type, hypothesis)
+        fault = replace(_fault(executed, error, limit, over), hypothesis=hypothesis, setting=setting)
+        if setting is None or not setting.allows:
             self.faults.append(fault)
+            return
+        self.reduced.append(fault)
+        if explanation.result is not None:  # nothing else may hide behind it
+            error, limit = (explanation.result - x).abs(), limit * _TRUNCATED
+            over = ~(error <= limit) & ~_beyond_reach(x, explanation.result, largest)
+            if bool(over.any()):
+                self.faults.append(_fault(executed, error, limit, over))
+
+
+def _fault(executed: Executed, error: Tensor, limit: Limit, over: Tensor) -> Fault:
+    """The step with the largest of its errors, or of those that are over the limit."""
+    excess = torch.where(over, error, 0.0) if bool(over.any()) else error
+    at = tuple(int(i) for i in torch.unravel_index(excess.argmax(), excess.shape))
+    bound = limit.expand(error.shape)[at].item() if isinstance(limit, Tensor) else limit
+    step = executed.step
+    return Fault(step.index, str(step.op), step.where, error[at].item(), bound, at)
 
 
 def _beyond_reach(x: Tensor, reference: Tensor, largest: float) -> Tensor:
@@ -187,7 +210,7 @@ def _settled_by_norms(executed: Executed) -> bool:
     if x.dtype not in (torch.float32, torch.complex64):
         return True
     typical: float = torch.linalg.vector_norm(ratio).item() / ratio.numel() ** 0.5 * gamma
-    return typical <= float(_SUSPICIOUS / native.terms**0.5)
+    return typical <= _least(executed, native)
 
 
 def _norms_of(x: Tensor, norms: Callable[[Tensor], Tensor], twins: Twins) -> tuple[Tensor, Tensor]:
@@ -206,4 +229,10 @@ def _suspicious(executed: Executed, error: Tensor) -> bool:
     base = (products.rows(products.x) * (products.cols(products.w) * products.scale)).abs()
     error = (error - lost(products, compute_unit(executed.outs[0].dtype))).clamp_min_(0)
     typical = float((error / base.clamp_min(1e-300)).square_().mean().sqrt())
-    return bool(typical > _SUSPICIOUS / products.terms**0.5)
+    return typical > _least(executed, products)
+
+
+def _least(executed: Executed, products: Products) -> float:
+    """The typical error, of ‖x‖‖w‖, from which on a shorter arithmetic is thought of."""
+    subtle = permitted(executed.step.op, executed.outs[0].device.type, Hypothesis.BF16X3)
+    return float((_SUBTLE if subtle else _SUSPICIOUS) / products.terms**0.5)

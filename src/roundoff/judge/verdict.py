@@ -158,7 +158,8 @@ def _faults(case: Case) -> str:
             case.find(
                 Kind.REDUCED_PRECISION,
                 f"{side.name}: {fault.where}",
-                f"{fault.op} computed in {fault.hypothesis}, which the precision setting in force allows.",
+                f"{fault.op} computed in {fault.hypothesis}, which the precision setting in force allows: "
+                f"{fault.setting}{_off(fault)}.",
             )
         for fault in check.unstable:
             case.find(Kind.UNSTABLE_ALGORITHM, f"{side.name}: {fault.where}", _unstable_text(fault))
@@ -172,14 +173,19 @@ def _faults(case: Case) -> str:
 
 def _fault_text(fault: Fault) -> str:
     if fault.hypothesis:
+        force = f" ({fault.setting})" if fault.setting is not None else ""
         return (
-            f"{fault.op} computed in {fault.hypothesis} though its operands are float32 and no setting in force allows "
-            f"it: its error reaches {fault.local_abs:.3g} at {list(fault.index)}."
+            f"{fault.op} computed in {fault.hypothesis} though no setting in force allows it{force}: "
+            f"its error reaches {fault.local_abs:.3g} at {list(fault.index)}."
         )
     return (
         f"{fault.op} is off by {fault.local_abs:.3g} at {list(fault.index)}, where no correct kernel can be off by more "
         f"than {fault.bound_abs:.3g}."
     )
+
+
+def _off(fault: Fault) -> str:
+    return f"; {fault.setting.off} switches it off" if fault.setting is not None else ""
 
 
 def _unstable_text(fault: Fault) -> str:
