@@ -1,7 +1,7 @@
 """What does ``roundoff.compare`` cost over the native runs of the two networks?
 
-    python benchmarks/cost.py                        # every network, about three minutes on two cores
-    python benchmarks/cost.py transformer forum      # these two
+    python benchmarks/cost.py                        # every network, less than five minutes on two cores
+    python benchmarks/cost.py transformer fully      # these two: the beginning of a name is enough
     python benchmarks/cost.py --profile transformer  # where the time of one comparison goes
     python benchmarks/cost.py --busy                 # one thread and processor time, where others compute as well
 
@@ -10,8 +10,7 @@ modules in ``.double()`` on the input in float64; and ``compare(a, b, x)``. Each
 native time, R for float64 and one for the comparison, and the median over the rounds is shown: load on the machine that
 lasts longer than a round cancels. ± is half the distance of the quartiles. The goal is 2 + 1.3 R: each network runs
 natively twice (watched, and once more to see that it repeats), and once in float64, with three tenths of that for
-everything else. "float64" is the share of the comparison that running the same operators in float64 takes by itself, R
-over the ratio; it can pass 100 % where the wide run has a better way than PyTorch's own float64 kernel.
+everything else. A network's line is printed as soon as it is measured.
 
 Memory. PyTorch's profiler reports each allocation and release of tensors and of most workspaces, so peaks are exact and
 repeatable, and say nothing of the Python interpreter. The goal is 1.2 times the sum of: the peak of the native run and
@@ -41,7 +40,6 @@ import torch
 from networks import NETWORKS, Pair, make
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
@@ -60,11 +58,11 @@ _SOURCE = str(Path(roundoff.__file__).parent)
 class Time:
     """Medians over the rounds; ``native`` in seconds, the others relative to it."""
 
+    verdict: str
     native: float
     float64: float
     compare: float
     spread: float  # of the ratio: half the distance of its quartiles
-    rounds: int
 
     @property
     def goal(self) -> float:
@@ -89,8 +87,7 @@ class Memory:
 
 
 def _block(run: Callable[[], Any], clock: Clock) -> Callable[[], float]:
-    """A function that times ``run``, repeated to last long enough, in seconds a run."""
-    run()
+    """A function that times ``run``, which is warm, repeated to last long enough, in seconds a run."""
     start = clock()
     run()
     count = max(1, round(AT_LEAST / max(clock() - start, 1e-6)))
@@ -107,13 +104,17 @@ def _block(run: Callable[[], Any], clock: Clock) -> Callable[[], float]:
 def measure_time(pair: Pair, seconds: float, clock: Clock) -> Time:
     """Rounds for about ``seconds``, and three at least."""
     a, b, x = pair
+    end = time.perf_counter() + seconds
     wide = [copy.deepcopy(model).double() for model in (a, b)]
     x_wide = x.double()
-    native = _block(lambda: (a(x), b(x)), clock)
-    float64 = _block(lambda: [model(x_wide) for model in wide], clock)
-    compared = _block(lambda: roundoff.compare(a, b, x), clock)
+    runs = (
+        lambda: (a(x), b(x)),
+        lambda: [model(x_wide) for model in wide],
+        lambda: roundoff.compare(a, b, x),
+    )
+    verdict = str([run() for run in runs][2].verdict)
+    native, float64, compared = (_block(run, clock) for run in runs)
     natives, wides, ratios = [], [], []
-    end = time.perf_counter() + seconds
     while len(natives) < 3 or time.perf_counter() < end:
         before = native()
         w, c = float64(), compared()
@@ -122,7 +123,7 @@ def measure_time(pair: Pair, seconds: float, clock: Clock) -> Time:
         wides.append(w / n)
         ratios.append(c / n)
     low, middle, high = statistics.quantiles(ratios, n=4)
-    return Time(statistics.median(natives), statistics.median(wides), middle, (high - low) / 2, len(natives))
+    return Time(verdict, statistics.median(natives), statistics.median(wides), middle, (high - low) / 2)
 
 
 # -- memory -------------------------------------------------------------------------------------------------------------
@@ -189,26 +190,21 @@ def measure_memory(pair: Pair) -> Memory:
 # -- what is printed ----------------------------------------------------------------------------------------------------
 
 
-Row = tuple[str, Pair, str, Time, Memory]
+_COLUMNS = "{:<16}{:>10}{:>8}{:>6}{:>7}{:>9}{:>6}{:>5}  {:>12}{:>12}{:>8}{:>6}{:>9}{:>5}"
 
 
-def time_table(rows: list[Row]) -> Table:
-    columns = ("verdict", "native", "R", "goal", "compare", "±", "float64", "met")
-    shown = _table("Time of compare(a, b, x), over the native runs of A and B", columns)
-    for name, _, verdict, t, _ in rows:
-        numbers = (f"{t.float64:.2f}", f"{t.goal:.1f}", f"{t.compare:.1f}", f"{t.spread:.1f}")
-        share = f"{t.float64 / t.compare:.0%}"
-        shown.add_row(name, verdict, f"{t.native * 1e3:.3g} ms", *numbers, share, _met(t.compare <= t.goal))
-    return shown
+def show_head() -> None:
+    print(f"{'':<26}{'time: native in ms, the others over native':<51}  memory: peak in MB")
+    times = ("network", "verdict", "native", "R", "goal", "compare", "±", "met")
+    sizes = ("activations", "parameters", "widest", "goal", "compare", "met")
+    print(_COLUMNS.format(*times, *sizes))
 
 
-def memory_table(rows: list[Row]) -> Table:
-    columns = ("parameters", "activations", "widest step", "goal", "compare", "met")
-    shown = _table("Memory of compare(a, b, x), peak in MB", columns)
-    for name, _, _, _, m in rows:
-        sizes = (m.parameters, m.activations, m.widest, m.goal, m.compare)
-        shown.add_row(name, *(f"{size / 1e6:.3g}" for size in sizes), _met(m.compare <= m.goal))
-    return shown
+def show_row(name: str, t: Time, m: Memory) -> None:
+    numbers = [f"{n:.1f}" for n in (t.float64, t.goal, t.compare, t.spread)]
+    sizes = [f"{n / 1e6:.3g}" for n in (m.activations, m.parameters, m.widest, m.goal, m.compare)]
+    times = (name, t.verdict, f"{t.native * 1e3:.3g}", *numbers, _met(t.compare <= t.goal))
+    print(_COLUMNS.format(*times, *sizes, _met(m.compare <= m.goal)), flush=True)
 
 
 def _table(title: str, columns: tuple[str, ...], first: str = "network") -> Table:
@@ -225,7 +221,7 @@ def wide_console() -> Console:
 
 
 def _met(yes: bool) -> str:
-    return "[green]yes[/]" if yes else "[red]no[/]"
+    return "yes" if yes else "no"
 
 
 # -- where the time goes ------------------------------------------------------------------------------------------------
@@ -311,10 +307,18 @@ def show_profile(name: str, lines: int, clock: Clock) -> None:
     stats.sort_stats("tottime").print_stats(lines)
 
 
+def full_name(start: str, refuse: Callable[[str], Any]) -> str:
+    """The network whose name begins so."""
+    found = [name for name in NETWORKS if name.startswith(start)]
+    if len(found) != 1:
+        refuse(f"{start!r} begins the name of {len(found)} networks; choose from: {', '.join(NETWORKS)}")
+    return found[0]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NETWORK", help=f"of {', '.join(NETWORKS)}; all by default")
-    parser.add_argument("--profile", metavar="NETWORK", choices=list(NETWORKS), help="show where its time goes instead")
+    parser.add_argument("names", nargs="*", metavar="NETWORK", help=f"the beginning of: {', '.join(NETWORKS)}; all")
+    parser.add_argument("--profile", metavar="NETWORK", help="show where its time goes instead")
     parser.add_argument(
         "--seconds", type=float, default=10, help="how long each is measured, three rounds at least (10)"
     )
@@ -324,23 +328,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="threads that PyTorch uses (2)")
     parser.add_argument("--lines", type=int, default=25, help="lines of each part of a profile (25)")
     options = parser.parse_args()
-    for name in options.names:
-        if name not in NETWORKS:
-            parser.error(f"there is no network {name!r}; choose from: {', '.join(NETWORKS)}")
+    names = [full_name(name, parser.error) for name in options.names] or list(NETWORKS)
     torch.set_num_threads(1 if options.busy else options.threads)
     clock = time.process_time if options.busy else time.perf_counter
     with torch.no_grad():
         if options.profile:
-            show_profile(options.profile, options.lines, clock)
+            show_profile(full_name(options.profile, parser.error), options.lines, clock)
             return
-        console = wide_console()
-        rows = []
-        for name in track(options.names or list(NETWORKS), "measuring", console=Console(stderr=True), transient=True):
+        show_head()
+        for name in names:
             pair = make(name)
-            verdict = str(roundoff.compare(*pair).verdict)
-            rows.append((name, pair, verdict, measure_time(pair, options.seconds, clock), measure_memory(pair)))
-        console.print(time_table(rows))
-        console.print(memory_table(rows))
+            show_row(name, measure_time(pair, options.seconds, clock), measure_memory(pair))
 
 
 if __name__ == "__main__":
