@@ -85,7 +85,7 @@ def test_bounds() -> None:
 def test_the_balance_adds_up() -> None:
     view = account_view(account(real_share=-0.0004, booked=0.9996))
     assert view.balance == (
-        "Booked: 99.96 % = rounding in A 30 % + rounding in B 70 % + real difference −<0.1 %. Left: 1e-16."
+        "Booked: 99.96 % = rounding in A 30 % + rounding in B 70 % + real difference <0.1 %. Left: 1e-16."
     )
     assert isclose(sum(view.shares) + view.real_share + view.left_share, 1.0, abs_tol=1e-3)
 

@@ -94,13 +94,11 @@ def percent(share: float) -> str:
     """A share in per cent, as short as it can be read.
 
     >>> percent(0.9612), percent(-0.0234), percent(1e-9), percent(-1e-9), percent(0.0), percent(123.0)
-    ('96 %', '−2.3 %', '<0.1 %', '−<0.1 %', '0 %', '12,300 %')
+    ('96 %', '−2.3 %', '<0.1 %', '<0.1 %', '0 %', '12,300 %')
     """
     sign, size = "−" if share < 0 else "", abs(share) * 100
-    if size == 0:
-        return "0 %"
     if size < 0.1:
-        return f"{sign}<0.1 %"
+        return "<0.1 %" if size else "0 %"
     return f"{sign}{size:.1f} %" if size < 9.95 else f"{sign}{size:,.0f} %"
 
 
