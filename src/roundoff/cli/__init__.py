@@ -13,7 +13,6 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.console import RenderableType
 from rich.text import Text
 
 from roundoff.api import Comparison, Explanation, __version__, compare
@@ -95,12 +94,14 @@ def compare_command(
                 found = compare(
                     network_a, network_b, inputs, keywords, match_weights=match_weights, prove=prove, progress=tell
                 )
-                told = _explained(found, tell) if explain else []
-        data = found.to_dict() | {"explanation": e.to_dict() for e in told if isinstance(e, Explanation)}
+                explanation = _explained(found, tell) if explain else ""
+        data = found.to_dict()
+        if isinstance(explanation, Explanation):
+            data["explanation"] = explanation.to_dict()
         if json == "-":
             print(as_json(data), end="", flush=True)
             return EXIT[found.verdict]
-        show(Text(describe_modes({"A": (a, network_a), "B": (b, network_b)}), style="dim"), found, *told)
+        show(Text(describe_modes({"A": (a, network_a), "B": (b, network_b)}), style="dim"), found, *([Text(), explanation] if explain else []))
         if json is not None:
             write(as_json(data), json)
         return EXIT[found.verdict]
@@ -108,12 +109,12 @@ def compare_command(
     end(work, traceback)
 
 
-def _explained(found: Comparison, tell: Tell | None) -> list[RenderableType]:
+def _explained(found: Comparison, tell: Tell | None) -> Explanation | str:
     """The explanation; where there is none, why: that changes neither the verdict nor how the command ends."""
     try:
-        return [Text(), found.explain(progress=tell)]
+        return found.explain(progress=tell)
     except RoundoffError as error:
-        return [Text(), Text(f"Not explained: {error}")]
+        return f"Not explained: {error}"
 
 
 @app.command("thread")
