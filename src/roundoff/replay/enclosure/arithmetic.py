@@ -15,6 +15,7 @@ from roundoff.replay.enclosure.functions import (
     exp,
     exp_of,
     log,
+    no_steeper,
     power,
     reciprocal,
     rsqrt,
@@ -157,9 +158,12 @@ def _root(o: Operation) -> Ball:
 
 @enclose("leaky_relu")
 def _leaky(o: Operation) -> Ball:
-    x, slope = real(o.args[0]), number(o.arg(1, "negative_slope", 0.01), o.out[0])
-    zero = number(0, x.mid)
-    return add(clamped(x, zero, None), mul(clamped(x, None, zero), slope))
+    slope, zero = number(o.arg(1, "negative_slope", 0.01), o.out[0]), number(0, o.out[0])
+
+    def leaky(x: Ball) -> Ball:
+        return add(clamped(x, zero, None), mul(clamped(x, None, zero), slope))
+
+    return no_steeper(leaky, real(o.args[0]), max(1.0, float(slope.size)))
 
 
 @enclose("_prelu_kernel")
@@ -174,22 +178,29 @@ def _elu(o: Operation) -> Ball:
     x, zero = real(o.args[0]), number(0, o.out[0])
     alpha = o.arg(1, "alpha", 1)
     scale, inner = (1, 1) if o.name == "celu" else (o.arg(2, "scale", 1), o.arg(3, "input_scale", 1))
-    low = clamped(x, None, zero)
-    if o.name == "celu" and alpha != 1:
-        low = div(low, number(alpha, x.mid))
-    if inner != 1:
-        low = mul(low, number(inner, x.mid))
-    curved = mul(exp_of("expm1", low), number(alpha, x.mid))
-    y = add(clamped(x, zero, None), curved)
-    return y if scale == 1 else mul(y, number(scale, x.mid))
+
+    def elu(x: Ball) -> Ball:
+        low = clamped(x, None, zero)
+        if o.name == "celu" and alpha != 1:
+            low = div(low, number(alpha, x.mid))
+        if inner != 1:
+            low = mul(low, number(inner, x.mid))
+        y = add(clamped(x, zero, None), mul(exp_of("expm1", low), number(alpha, x.mid)))
+        return y if scale == 1 else mul(y, number(scale, x.mid))
+
+    left = 1.0 if o.name == "celu" else abs(float(alpha) * float(inner))
+    return no_steeper(elu, x, abs(float(scale)) * max(1.0, left))
 
 
 @enclose("hardsigmoid", "hardswish")
 def _hard(o: Operation) -> Ball:
-    x = real(o.args[0])
-    ramp = clamped(add(x, number(3, x.mid)), number(0, x.mid), number(6, x.mid))
-    six = number(6, x.mid)
-    return div(ramp if o.name == "hardsigmoid" else mul(x, ramp), six)
+    zero, three, six = (number(n, o.out[0]) for n in (0, 3, 6))
+
+    def hard(x: Ball) -> Ball:
+        ramp = clamped(add(x, three), zero, six)
+        return div(ramp if o.name == "hardsigmoid" else mul(x, ramp), six)
+
+    return no_steeper(hard, real(o.args[0]), 1 / 6 if o.name == "hardsigmoid" else 1.5)
 
 
 @enclose("glu")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import frexp, inf
+from math import frexp, inf, prod
 from typing import Any
 
 import torch
@@ -35,16 +35,27 @@ class Unknown(Exception):
 class Ball:
     """Exact numbers within ``rad`` of ``mid``; ``rad`` has its shape, and is None where ``mid`` is exact.
 
-    The radius of an integer or a boolean is 0, or infinite where it may be another.
+    ``norm``, where it is known, bounds the error of all numbers together, in the 2-norm: a matrix turns errors of many
+    signs into each other, and its norm says how far they can grow, where radii, which have no signs, grow by the sum of
+    its magnitudes. The radius of an integer or a boolean is 0, or infinite where it may be another.
     """
 
     mid: Tensor
     rad: Tensor | None = None
+    norm: float | None = None
 
     @property
     def radius(self) -> Tensor:
         """The radius as a tensor."""
         return torch.zeros_like(self.mid, dtype=torch.float64) if self.rad is None else self.rad
+
+    @property
+    def far(self) -> float:
+        """How far all numbers together can be off, in the 2-norm."""
+        if self.rad is None:
+            return 0.0
+        own = l2(self.rad)
+        return own if self.norm is None else min(own, self.norm)
 
     @property
     def size(self) -> Tensor:
@@ -57,6 +68,38 @@ def gamma(n: float) -> float:
     """γ_n in float64 (Higham §3.1), as a number that is not below it."""
     nu = n * U64
     return nu / (1 - nu) * (1 + _SLACK) if nu < 0.5 else inf
+
+
+def l2(x: Tensor) -> float:
+    """‖x‖₂ of all its numbers, rounded up; they are scaled, so that no square that matters underflows."""
+    largest = float(x.abs().max()) if x.numel() else 0.0
+    if largest == 0:
+        return 0.0
+    if not largest < inf:
+        return inf
+    return float((x / largest).square().sum().sqrt()) * largest * (1 + _SLACK + gamma(x.numel() + 8)) + TINY
+
+
+def grown(norm: float, factor: Tensor | float) -> float:
+    """``norm`` times the largest of ``factor``; nothing times anything is nothing."""
+    if norm == 0 or (isinstance(factor, Tensor) and not factor.numel()):
+        return 0.0
+    largest = float(factor.max()) if isinstance(factor, Tensor) else factor
+    if largest != largest:
+        return inf
+    return norm * largest * (1 + _SLACK) if largest else 0.0
+
+
+def copied(x: Ball, shape: torch.Size) -> float:
+    """``x.far`` once it is broadcast to ``shape``: each copy counts."""
+    return grown(x.far, (prod(shape) / max(x.mid.numel(), 1)) ** 0.5)
+
+
+def tight(x: Ball) -> Ball:
+    """No number is further off than all of them together."""
+    if x.rad is None or x.norm is None:
+        return x
+    return Ball(x.mid, x.rad.clamp_max(x.norm), min(x.norm, l2(x.rad)))
 
 
 def up(rad: Tensor, n: float = 0) -> Tensor:
@@ -73,7 +116,7 @@ def number(value: Any, like: Tensor) -> Ball:
     return Ball(mid) if digits == round(digits) else Ball(mid, (mid.abs() * _WRITTEN))
 
 
-def elementwise(mid: Tensor, rad: Tensor, *given: Ball) -> Ball:
+def elementwise(mid: Tensor, rad: Tensor, *given: Ball, norm: float | None = None) -> Ball:
     """The ball of an elementwise result. An infinity that was given is exact; one that was not is an overflow."""
     rad = up(rad).expand(mid.shape)
     if not bool(mid.isfinite().all()):
@@ -81,12 +124,14 @@ def elementwise(mid: Tensor, rad: Tensor, *given: Ball) -> Ball:
         for x in given:
             came = came | ~x.mid.isfinite()
         rad = torch.where(mid.isfinite(), rad, torch.where(torch.as_tensor(came, device=mid.device), 0.0, inf))
-    return Ball(mid, rad)
+        norm = None
+    return Ball(mid, rad, norm if norm is None else norm * (1 + _SLACK))
 
 
-def summed(mid: Tensor, rad: Tensor, n: float) -> Ball:
+def summed(mid: Tensor, rad: Tensor, n: float, norm: float | None = None) -> Ball:
     """The ball of a result that is a sum of ``n``."""
-    return Ball(mid, torch.where(mid.isfinite(), up(rad, n), inf))
+    rad = torch.where(mid.isfinite(), up(rad, n), inf)
+    return Ball(mid, rad, norm if norm is None else norm * (1 + _SLACK))
 
 
 def gap(a: Tensor, b: Tensor) -> Tensor:
@@ -100,23 +145,18 @@ def gap(a: Tensor, b: Tensor) -> Tensor:
 # -- arithmetic -------------------------------------------------------------------------------------------------------
 
 
-def _both(x: Ball, y: Ball) -> Tensor | float:
-    if x.rad is None and y.rad is None:
-        return 0.0
-    return y.radius if x.rad is None else x.rad if y.rad is None else x.rad + y.rad
-
-
 def add(x: Ball, y: Ball) -> Ball:
     """x + y. What float64 lost is had exactly, by Knuth's two-sum (Higham §4.3)."""
     s = x.mid + y.mid
     part = s - x.mid
-    lost = ((x.mid - (s - part)) + (y.mid - part)).abs_()
-    return elementwise(s, lost + _both(x, y), x, y)
+    own = ((x.mid - (s - part)) + (y.mid - part)).abs_()
+    norm = copied(x, s.shape) + copied(y, s.shape) + l2(own)
+    return elementwise(s, own + x.radius + y.radius, x, y, norm=norm)
 
 
 def neg(x: Ball) -> Ball:
     """-x."""
-    return Ball(-x.mid, x.rad)
+    return Ball(-x.mid, x.rad, x.norm)
 
 
 def sub(x: Ball, y: Ball) -> Ball:
@@ -127,58 +167,49 @@ def sub(x: Ball, y: Ball) -> Ball:
 def mul(x: Ball, y: Ball) -> Ball:
     """x y, for x and y that may be off independently."""
     p = x.mid * y.mid
-    rad = p.abs() * U64
+    rad = own = p.abs() * U64 + TINY * ((x.size > 0) & (y.size > 0))
     if x.rad is not None:
         rad = rad + x.rad * y.mid.abs()
     if y.rad is not None:
         rad = rad + x.size * y.rad
-    return elementwise(p, rad + TINY * ((x.size > 0) & (y.size > 0)), x, y)
+    norm = grown(copied(x, p.shape), y.mid.abs()) + grown(copied(y, p.shape), x.size) + l2(own)
+    return elementwise(p, rad, x, y, norm=norm)
 
 
 def square(x: Ball) -> Ball:
     """x²."""
     p = x.mid.square()
-    rad = p * U64 + TINY * (x.size > 0)
-    if x.rad is not None:
-        rad = rad + x.rad * (2 * x.mid.abs() + x.rad)
-    return elementwise(p, rad, x)
+    own = p * U64 + TINY * (x.size > 0)
+    steep = 2 * x.mid.abs() + x.radius
+    return elementwise(p, own + x.radius * steep, x, norm=grown(x.far, steep) + l2(own))
 
 
 def div(x: Ball, y: Ball) -> Ball:
     """x / y; nothing is known where y may be 0."""
     q = x.mid / y.mid
-    rad = q.abs() * U64 + TINY * (x.size > 0)
-    if x.rad is not None or y.rad is not None:
-        least = y.mid.abs() - y.radius
-        least = least - y.mid.abs() * (4 * U64)
-        rad = rad + torch.where(least > 0, (x.radius + q.abs() * (1 + 4 * U64) * y.radius) / least, inf)
-    return elementwise(q, rad, x, y)
+    own = q.abs() * U64 + TINY * (x.size > 0)
+    if x.rad is None and y.rad is None:
+        return elementwise(q, own, x, y)
+    least = y.mid.abs() * (1 - 4 * U64) - y.radius
+    inverse = torch.where(least > 0, 1 / least, inf) * (1 + 4 * U64)
+    steep = inverse * q.abs() * (1 + 4 * U64)
+    rad = own + x.radius * inverse + torch.where(y.radius > 0, steep * y.radius, 0.0)
+    norm = grown(copied(x, q.shape), inverse) + grown(copied(y, q.shape), steep) + l2(own)
+    return elementwise(q, rad, x, y, norm=norm)
 
 
 def map_exact(x: Ball, move: Callable[[Tensor], Tensor]) -> Ball:
-    """What moves numbers and computes none moves their radii likewise."""
-    return Ball(move(x.mid), None if x.rad is None else move(x.rad))
-
-
-def product(x: Ball, w: Ball, times: Callable[[Tensor, Tensor], Tensor], roundings: int, scale: float = 1.0) -> Ball:
-    """Sums of products of x and w, as ``times`` computes them, each of at most ``roundings`` roundings.
-
-    |Σ x w - Σ x̂ ŵ| <= γ |x||w| + r_x |w| + (|x| + r_x) r_w, each a sum of products again.
-    """
-    mid = times(x.mid, w.mid)
-    first = x.mid.abs() * gamma(roundings)
-    rad = times(first if x.rad is None else first + x.rad, w.mid.abs())
-    if w.rad is not None:
-        rad = rad + times(x.size, w.rad)
-    return summed(mid, rad.clamp_min_(0) + roundings * TINY, roundings)
+    """What moves numbers, each to one place at most, and computes none moves their radii likewise."""
+    return Ball(move(x.mid), None if x.rad is None else move(x.rad), x.norm)
 
 
 def total(x: Ball, dims: list[int], keep: bool = False) -> Ball:
     """The sum along ``dims``, in any order: γ_n Σ|x| (Higham §4.2)."""
     mid = x.mid.sum(dims, keep)
     n = x.mid.numel() / max(mid.numel(), 1)
-    rad = (x.mid.abs() * gamma(n) + x.radius).sum(dims, keep)
-    return summed(mid, rad, n)
+    own = up((x.mid.abs() * gamma(n)).sum(dims, keep), n)
+    norm = grown(x.far, n**0.5) + l2(own)
+    return summed(mid, own if x.rad is None else own + x.rad.sum(dims, keep), n, norm)
 
 
 def mean(x: Ball, dims: list[int], keep: bool = False) -> Ball:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from roundoff.formats import U64
-from roundoff.replay.enclosure.ball import TINY, Ball, elementwise
+from roundoff.replay.enclosure.ball import TINY, Ball, copied, elementwise, grown, l2, tight
 from roundoff.rules.elementwise import FLUSHED, FUNCTIONS, error_size
 from roundoff.rules.ulps import roundings
 
@@ -98,29 +98,43 @@ def smooth(name: str, x: Ball) -> Ball:
     """One of :data:`SMOOTH`."""
     f = SMOOTH[name]
     y = f.value(x.mid)
-    rad = kernel_error(name, x.mid, y)
-    if x.rad is not None:
-        rad = rad + (f.slope(x.mid).clamp_min(0) + _SLOPE + f.bend * x.rad) * x.rad
-    return elementwise(y, rad, x)
+    own = kernel_error(name, x.mid, y)
+    if x.rad is None:
+        return elementwise(y, own, x)
+    steep = f.slope(x.mid).clamp_min(0) + _SLOPE + f.bend * x.rad
+    return elementwise(y, own + steep * x.rad, x, norm=grown(x.far, steep) + l2(own))
 
 
 def exp(x: Ball) -> Ball:
     """exp: the ends are exp(x) exp(±r)."""
     y = x.mid.exp()
-    rad = kernel_error("exp", x.mid, y)
-    if x.rad is not None:
-        rad = rad + (y * (1 + 64 * U64) + TINY) * x.rad.expm1() * (1 + 64 * U64)
-    return elementwise(y, rad, x)
+    own = kernel_error("exp", x.mid, y)
+    if x.rad is None:
+        return elementwise(y, own, x)
+    low = (y * (1 + 64 * U64) + TINY) * (1 + 64 * U64)
+    norm = grown(x.far, low * x.rad.exp()) + l2(own)
+    return elementwise(y, own + low * x.rad.expm1(), x, norm=norm)
 
 
 def exp_of(name: str, x: Ball) -> Ball:
     """exp2 and expm1 by way of exp's ends."""
     y = x.mid.exp2() if name == "exp2" else x.mid.expm1()
-    rad = kernel_error(name, x.mid, y)
-    if x.rad is not None:
-        steep, reach = (y, x.rad * 0.6932) if name == "exp2" else (x.mid.exp(), x.rad)
-        rad = rad + (steep * (1 + 64 * U64) + TINY) * reach.expm1() * (1 + 64 * U64)
-    return elementwise(y, rad, x)
+    own = kernel_error(name, x.mid, y)
+    if x.rad is None:
+        return elementwise(y, own, x)
+    steep, reach = (y, x.rad * 0.6932) if name == "exp2" else (x.mid.exp(), x.rad)
+    steep = (steep * (1 + 64 * U64) + TINY) * (1 + 64 * U64)
+    return elementwise(y, own + steep * reach.expm1(), x, norm=grown(x.far, steep * reach.exp()) + l2(own))
+
+
+def no_steeper(f: Callable[[Ball], Ball], x: Ball, most: float) -> Ball:
+    """f(x), where ``most`` bounds the slope of f everywhere: what f itself rounds is what it does to exact numbers."""
+    y = f(x)
+    if x.rad is None:
+        return y
+    own = f(Ball(x.mid)).radius
+    rad = torch.minimum(y.radius, x.rad * (most * (1 + 2.0**-40)) + own)
+    return tight(Ball(y.mid, rad, grown(x.far, most) + l2(own)))
 
 
 _UNIT = {"log": 1.0, "log2": 1.4427, "log10": 0.4343, "log1p": 1.0}
@@ -162,8 +176,9 @@ def rsqrt(x: Ball) -> Ball:
     if x.rad is not None:
         low = x.mid - x.rad - x.mid.abs() * (4 * U64)
         root, least = x.mid.sqrt(), low.clamp_min(0).sqrt()
-        moved = x.rad / (root * least * (root + least)) * (1 + 64 * U64)
-        rad = rad + torch.where(x.rad == 0, 0.0, torch.where(low > 0, moved, inf))
+        steep = torch.where(low > 0, 1 / (root * least * (root + least)) * (1 + 64 * U64), inf)
+        moved = rad + torch.where(x.rad == 0, 0.0, x.rad * steep)
+        return elementwise(y, moved, x, norm=grown(x.far, steep) + l2(rad))
     return elementwise(y, rad, x)
 
 
@@ -215,7 +230,10 @@ def clamped(x: Ball, low: Ball | None, high: Ball | None) -> Ball:
         spread = torch.maximum(most - y, y - least)
         spread = spread + torch.where(spread > 0, x.mid.abs() * (4 * U64), 0.0)
         moved = torch.minimum(moved, spread)
-    return elementwise(y, moved, x)
+    norm = x.far
+    for limit in (low, high):
+        norm += 0.0 if limit is None else copied(limit, y.shape)
+    return elementwise(y, moved, x, norm=norm)
 
 
 def stepped(x: Ball, jump: Callable[[Tensor], Tensor]) -> Ball:

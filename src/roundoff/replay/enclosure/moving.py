@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from math import inf
+from math import hypot, inf, prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from roundoff.formats import U64, is_inexact
-from roundoff.replay.enclosure.ball import Ball, Unknown, elementwise, gamma, largest, neg, number, summed
+from roundoff.replay.enclosure.ball import (
+    Ball,
+    Unknown,
+    copied,
+    elementwise,
+    gamma,
+    grown,
+    largest,
+    neg,
+    number,
+    summed,
+)
 from roundoff.replay.enclosure.functions import clamped, stepped
 from roundoff.replay.enclosure.registry import Operation, certain, enclose, real
 from roundoff.rules.movement import COPIES, VIEWS, WRITES
@@ -30,13 +41,23 @@ def _part(of: str) -> Any:
     return part
 
 
+#: Those that put each number in one place at most.
+_ONCE = {
+    "alias_copy", "block_diag", "cat", "channel_shuffle", "clone", "diag_embed", "diagonal_scatter", "flip",
+    "masked_scatter", "masked_select", "permute_copy", "pixel_shuffle", "pixel_unshuffle", "roll", "rot90",
+    "select_scatter", "slice_scatter", "split_with_sizes_copy", "stack", "t_copy", "transpose_copy", "tril", "triu",
+    "view_copy",
+} | set(VIEWS) - {"as_strided", "expand", "unfold"}  # fmt: skip
+
+
 def _moved(o: Operation) -> Ball | tuple[Ball, ...]:
     """The radii go where the numbers go; indices and masks must be certain."""
     if any(x.mid.is_complex() for x in o.balls):
         raise Unknown("complex numbers")
     mids = o.on(_part("mid")) or list(o.out)
     rads = o.on(_part("rad"))
-    return tuple(Ball(m, r if r.is_floating_point() else None) for m, r in zip(mids, rads, strict=True))
+    norm = hypot(*(x.far for x in o.balls)) if o.name in _ONCE else None
+    return tuple(Ball(m, r if r.is_floating_point() else None, norm) for m, r in zip(mids, rads, strict=True))
 
 
 enclose(*(set(COPIES) | set(VIEWS)) - set(WRITES))(_moved)
@@ -68,10 +89,11 @@ def _where(condition: Ball, x: Ball, y: Ball) -> Ball:
     chosen = condition.mid.to(torch.bool)
     mid = torch.where(chosen, x.mid, y.mid)
     rad = torch.where(chosen, x.radius, y.radius)
+    norm = copied(x, mid.shape) + copied(y, mid.shape) if condition.rad is None else None
     if condition.rad is not None:
         other = torch.maximum((x.mid - y.mid).abs() * (1 + 4 * U64) + x.radius + y.radius, rad)
         rad = torch.where(condition.rad > 0, other.nan_to_num(nan=inf), rad)
-    return Ball(mid, rad.expand(mid.shape))
+    return Ball(mid, rad.expand(mid.shape), norm)
 
 
 @enclose("where")
@@ -99,7 +121,7 @@ def _cast(x: Ball, out: Tensor) -> Ball:
         raise Unknown("complex numbers")
     if is_inexact(out.dtype):
         x = real(x)
-        return Ball(x.mid.expand(out.shape), None if x.rad is None else x.rad.expand(out.shape))
+        return Ball(x.mid.expand(out.shape), None if x.rad is None else x.rad.expand(out.shape), copied(x, out.shape))
     if not is_inexact(x.mid.dtype) or x.rad is None:
         return Ball(x.mid.to(out.dtype).expand(out.shape), None if x.rad is None else x.rad.expand(out.shape))
     near = (x.mid.abs() <= x.rad) & (x.rad > 0) if out.dtype == torch.bool else stepped(x, torch.trunc).radius > 0
@@ -158,7 +180,7 @@ def _neg(o: Operation) -> Ball:
 @enclose("abs")
 def _abs(o: Operation) -> Ball:
     x = real(o.args[0])
-    return Ball(x.mid.abs(), x.rad)
+    return Ball(x.mid.abs(), x.rad, x.norm)
 
 
 @enclose("amax", "amin")
@@ -223,7 +245,23 @@ def _max_pool(o: Operation) -> tuple[Ball, ...]:
     if x.rad is None:
         return Ball(mid), Ball(index)
     rad = o.on(lambda b: b.radius)[0]
-    return Ball(mid, rad), Ball(index, torch.where(rad > 0, inf, 0.0))
+    norm = None if o.name.startswith("adaptive") else grown(x.far, windows(o) ** 0.5)
+    return Ball(mid, rad, norm), Ball(index, torch.where(rad > 0, inf, 0.0))
+
+
+def windows(o: Operation) -> int:
+    """In how many windows of a pooling one number lies at most."""
+    dims = 3 if "3d" in o.name else 2
+    kernel = full(o.args[1], dims)
+    stride = full(o.arg(2, "stride") or kernel, dims)
+    dilated = any(d != 1 for d in full(o.arg(4, "dilation", 1), dims)) if "max" in o.name else False
+    return prod(k if dilated else -(-k // s) for k, s in zip(kernel, stride, strict=True))
+
+
+def full(value: Any, dims: int) -> list[int]:
+    """One number for each dimension."""
+    items = [value] if isinstance(value, int) else list(value)
+    return items * dims if len(items) == 1 else items
 
 
 # -- choices ----------------------------------------------------------------------------------------------------------
@@ -284,6 +322,11 @@ def _nan_to_num(o: Operation) -> Ball:
 @enclose("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d")
 def _nearest(o: Operation) -> Ball:
     return Ball(o.on(lambda b: b.mid)[0], o.on(lambda b: b.radius)[0])
+
+
+@enclose("scatter.reduce", "scatter.value_reduce")
+def _reduced(o: Operation) -> Ball:
+    raise Unknown("a scatter that reduces")
 
 
 @enclose("index_put", "_index_put_impl", "_unsafe_index_put")

@@ -7,10 +7,27 @@ from typing import Any
 import torch
 
 from roundoff.formats import is_inexact
-from roundoff.replay.enclosure.ball import Ball, Unknown, add, div, map_exact, mean, mul, number, square, sub, total
+from roundoff.replay.enclosure.ball import (
+    Ball,
+    Unknown,
+    add,
+    copied,
+    div,
+    grown,
+    l2,
+    map_exact,
+    mean,
+    mul,
+    number,
+    square,
+    sub,
+    tight,
+    total,
+)
 from roundoff.replay.enclosure.functions import exp, log, rsqrt, sqrt_of
+from roundoff.replay.enclosure.products import matmul
 from roundoff.replay.enclosure.registry import Operation, certain, enclose, real
-from roundoff.replay.enclosure.sums import dims_of, matmul, moments
+from roundoff.replay.enclosure.sums import dims_of, moments
 
 
 def shaped(x: Ball, *shape: int) -> Ball:
@@ -27,6 +44,25 @@ def _optional(value: Any) -> Ball | None:
     return None if value is None else real(value)
 
 
+def normalised(x: Ball, dims: list[int], eps: float) -> tuple[Ball, Ball, Ball]:
+    """(x - μ) ρ with ρ = 1 / √(σ² + ε), over ``dims``; then μ and ρ.
+
+    The slope, ρ (I - 11ᵀ/n - yyᵀ/n), is no larger than ρ, and over the ball σ is no less than it is here by ‖e‖/√n.
+    """
+    m, centred, variance = moments(x, dims)
+    rho = _rho(variance, eps)
+    y = mul(centred, rho)
+    if x.rad is None:
+        return y, m, rho
+    own = normalised(Ball(x.mid), dims, eps)[0].radius
+    n = x.mid.numel() / max(m.mid.numel(), 1)
+    rows = (x.rad.square().sum(dims, True).sqrt() * (1 + 2.0**-30)).clamp_max(x.far)
+    sigma = (variance.mid - variance.radius).clamp_min(0).sqrt() * (1 - 2.0**-30) - rows * n**-0.5 * (1 + 2.0**-30)
+    steep = (sigma.clamp_min(0).square() + eps).rsqrt() * (1 + 2.0**-30)
+    rad = torch.minimum(y.radius, steep * rows + own)
+    return tight(Ball(y.mid, rad, grown(x.far, steep) + l2(own))), m, rho
+
+
 def _rho(variance: Ball, eps: Any) -> Ball:
     return rsqrt(add(variance, number(eps, variance.mid)))
 
@@ -35,9 +71,8 @@ def _rho(variance: Ball, eps: Any) -> Ball:
 def _layer_norm(o: Operation) -> tuple[Ball, ...]:
     x, shape, gain, shift, eps = o.args[:5]
     x = real(x)
-    m, centred, variance = moments(x, list(range(-len(shape), 0)))
-    rho = _rho(variance, eps)
-    return _scaled(mul(centred, rho), _optional(gain), _optional(shift)), m, rho
+    y, m, rho = normalised(x, list(range(-len(shape), 0)), eps)
+    return _scaled(y, _optional(gain), _optional(shift)), m, rho
 
 
 @enclose("native_group_norm")
@@ -46,10 +81,9 @@ def _group_norm(o: Operation) -> tuple[Ball, ...]:
     x = real(x)
     each = channels // groups
     split = shaped(x, batch, groups, each, -1)
-    m, centred, variance = moments(split, [2, 3])
-    rho = _rho(variance, eps)
+    y, m, rho = normalised(split, [2, 3], eps)
     gain, shift = (None if t is None else shaped(real(t), 1, groups, each, 1) for t in (gain, shift))
-    y = _scaled(mul(centred, rho), gain, shift)
+    y = _scaled(y, gain, shift)
     return shaped(y, *x.mid.shape), shaped(m, batch, groups), shaped(rho, batch, groups)
 
 
@@ -73,14 +107,13 @@ def _batch_norm(o: Operation) -> tuple[Ball, ...]:
     channels = (1, -1, *(1,) * (x.mid.dim() - 2))
     gain, shift = (None if a[k] is None else shaped(real(a[k]), *channels) for k in ("weight", "bias"))
     if a.get("training", False):
-        m, centred, variance = moments(x, [d for d in range(x.mid.dim()) if d != 1])
-        rho = _rho(variance, a["eps"])
+        y, m, rho = normalised(x, [d for d in range(x.mid.dim()) if d != 1], a["eps"])
         statistics = [shaped(m, -1), shaped(rho, -1)]
     else:
         m, variance = (shaped(real(a[k]), *channels) for k in ("running_mean", "running_var"))
-        centred, rho = sub(x, m), _rho(variance, a["eps"])
+        y = mul(sub(x, m), _rho(variance, a["eps"]))
         statistics = []
-    y = _scaled(mul(centred, rho), gain, shift)
+    y = _scaled(y, gain, shift)
     # Statistics that are not kept come as empty tensors; what else is returned is not followed.
     rest = [Ball(t, torch.full(t.shape, torch.inf, dtype=torch.float64, device=t.device)) for t in o.out[1:]]
     for i, s in enumerate(statistics):
@@ -122,7 +155,11 @@ def softmax(x: Ball, dim: int) -> Ball:
         x = shaped(x, 1)
         return shaped(softmax(x, 0))
     _, w, s = _weights(x, [dim])
-    return div(w, s)
+    p = div(w, s)
+    if x.rad is None:
+        return p
+    # The slope of softmax is diag(p) - p pᵀ, whose norm is at most 1/2 wherever it is taken.
+    return tight(Ball(p.mid, p.rad, 0.5 * x.far + l2(softmax(Ball(x.mid), dim).radius)))
 
 
 @enclose("_softmax", "_safe_softmax")
@@ -157,7 +194,7 @@ def attention(q: Ball, k: Ball, v: Ball, mask: Ball | None, causal: bool, scale:
         raise Unknown("attention with so many scores")
     if k.mid.shape[-3] != q.mid.shape[-3]:
         repeat = q.mid.shape[-3] // k.mid.shape[-3]
-        k, v = (map_exact(b, lambda t: t.repeat_interleave(repeat, -3)) for b in (k, v))
+        k, v = (_repeated(b, repeat) for b in (k, v))
     s = matmul(q, map_exact(k, lambda t: t.transpose(-2, -1)))
     s = mul(s, number(q.mid.shape[-1] ** -0.5 if scale is None else float(scale), s.mid))
     hidden = torch.zeros(1, dtype=torch.bool, device=s.mid.device)
@@ -167,8 +204,13 @@ def attention(q: Ball, k: Ball, v: Ball, mask: Ball | None, causal: bool, scale:
         hidden = hidden | ~certain(mask).to(torch.bool)
     elif mask is not None:
         s = add(s, real(mask))
-    s = Ball(s.mid.masked_fill(hidden, -torch.inf), s.radius.masked_fill(hidden, 0.0))
+    s = Ball(s.mid.masked_fill(hidden, -torch.inf), s.radius.masked_fill(hidden, 0.0), s.norm)
     return matmul(softmax(s, -1), v)
+
+
+def _repeated(x: Ball, times: int) -> Ball:
+    y = map_exact(Ball(x.mid, x.rad), lambda t: t.repeat_interleave(times, -3))
+    return Ball(y.mid, y.rad, copied(x, y.mid.shape))
 
 
 @enclose("_scaled_dot_product_flash_attention_for_cpu")

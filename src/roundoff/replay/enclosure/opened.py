@@ -16,8 +16,8 @@ from torch._decomp import decomposition_table
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from roundoff.formats import U64
-from roundoff.replay.enclosure.ball import Ball, Unknown, gap, up
-from roundoff.replay.enclosure.radii import Radii
+from roundoff.replay.enclosure.ball import Ball, Unknown
+from roundoff.replay.enclosure.radii import Radii, around
 from roundoff.replay.enclosure.registry import Enclosing, Operation, enclose, enclosure_of
 from roundoff.rules.fused import written_out
 from roundoff.rules.recurrent import layer_operands, lstm
@@ -70,13 +70,13 @@ def run_program(o: Operation, program: Callable[..., Any]) -> tuple[Ball, ...]:
         if not isinstance(value, Ball):
             return value
         mid = value.mid.clone()
-        radii.set(mid, value.rad)
+        radii.set(mid, value)
         return mid
 
     args, kwargs = map_operands(given, o.args), {k: map_operands(given, v) for k, v in o.kwargs.items()}
     with torch.no_grad(), _Following(radii):
         out = program(*args, **kwargs)
-    return tuple(Ball(x, radii.get(x)) for x in operands(out))
+    return tuple(radii.ball(x, x) for x in operands(out))
 
 
 class _Following(TorchDispatchMode):
@@ -95,7 +95,7 @@ class _Following(TorchDispatchMode):
             if is_composite(func):
                 return self._open(func.decompose, args, kwargs)
         found = operands((args, kwargs))
-        exact = all(self.radii.get(x) is None for x in found)
+        exact = all(self.radii.ball(x, x).rad is None for x in found)
         if func._schema.is_mutable:
             raise Unknown(f"{func} writes to its operands inside a decomposition")
         given = self._balls(args), {k: self._balls(v) for k, v in kwargs.items()}
@@ -108,11 +108,11 @@ class _Following(TorchDispatchMode):
             return out
         balls = balls_of(func, Operation(func, *given, tuple(results)))
         for x, ball in zip(results, balls, strict=True):
-            self.radii.set(x, radius_of(x, ball))
+            self.radii.set(x, around(x, ball))
         return out
 
     def _balls(self, value: Any) -> Any:
-        return map_operands(lambda x: Ball(x, self.radii.get(x)) if isinstance(x, Tensor) else x, value)
+        return map_operands(lambda x: self.radii.ball(x, x) if isinstance(x, Tensor) else x, value)
 
     def _open(self, program: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         self.depth += 1
@@ -123,11 +123,3 @@ class _Following(TorchDispatchMode):
                 return program(*args, **kwargs)
         finally:
             self.depth -= 1
-
-
-def radius_of(x: Tensor, ball: Ball) -> Tensor:
-    """How far the exact result can be from ``x``: from the midpoint by its radius, and x from the midpoint."""
-    if ball.mid.shape != x.shape:
-        raise Unknown(f"its enclosure has the shape {list(ball.mid.shape)}")
-    apart = gap(x, ball.mid.to(x.dtype))
-    return apart if ball.rad is None else up(apart + ball.rad)

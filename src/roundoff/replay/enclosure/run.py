@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from roundoff.formats import is_inexact
-from roundoff.replay.enclosure.ball import Ball, Unknown
-from roundoff.replay.enclosure.opened import balls_of, radius_of
-from roundoff.replay.enclosure.radii import Radii
+from roundoff.replay.enclosure.ball import Ball, Unknown, tight
+from roundoff.replay.enclosure.opened import balls_of
+from roundoff.replay.enclosure.radii import Radii, around
 from roundoff.replay.enclosure.registry import Operation
 from roundoff.replay.wide import Executed, WideRun
 from roundoff.rules import Nature
@@ -52,8 +52,7 @@ class Enclosure:
 
     def value(self, x: Tensor) -> Tensor:
         """The radius of an output, of its shape."""
-        radius = self.radii.get(x)
-        return torch.zeros(x.shape, dtype=torch.float64, device=x.device) if radius is None else radius.clone()
+        return tight(self.radii.ball(x, x)).radius.clone()
 
     # -- listener ---------------------------------------------------------------------------------------------------
 
@@ -67,7 +66,7 @@ class Enclosure:
         for x in found:
             if x.untyped_storage()._cdata in addresses:
                 ball = self._ball(x)
-                self._old[id(x)] = Ball(ball.mid.clone(), None if ball.rad is None else ball.rad.clone())
+                self._old[id(x)] = Ball(ball.mid.clone(), None if ball.rad is None else ball.rad.clone(), ball.norm)
 
     def after(self, step: Step, out: Any) -> None:
         if self._last is step:
@@ -87,7 +86,7 @@ class Enclosure:
             if x.is_meta or not has_storage(x) or not self._wide.twins.has(x):
                 continue
             same = not is_inexact(x.dtype) and torch.equal(x, self._wide.twins.wide(x))
-            if not same or self.radii.get(x) is not None:
+            if not same or self.radii.ball(x, x).rad is not None:
                 self.gaps.append(
                     Gap(str(step.op), step.where, "a number that has an error steers what comes next", True)
                 )
@@ -108,7 +107,7 @@ class Enclosure:
             balls = balls_of(step.op, operation)
             if len(balls) != len(outs):
                 raise Unknown(f"its enclosure has {len(balls)} results")
-            radii = [radius_of(w, ball) for w, ball in zip(executed.wide, balls, strict=True)]
+            radii = [around(w, ball) for w, ball in zip(executed.wide, balls, strict=True)]
         except (Unknown, RuntimeError, NotImplementedError, TypeError, ValueError, IndexError, AttributeError) as error:
             self._lose(step, outs, (str(error).splitlines() or [type(error).__name__])[0][:160])
             return
@@ -118,7 +117,7 @@ class Enclosure:
         results = {x.untyped_storage()._cdata for x in outs if has_storage(x)}
         for x in step.overwritten:  # such as running statistics, beside the results
             if has_storage(x) and x.untyped_storage()._cdata not in results and is_inexact(x.dtype):
-                self.radii.set(x, torch.full(x.shape, inf, dtype=torch.float64, device=x.device))
+                self.radii.set(x, _unknown(x))
         for x, radius in zip(outs, radii, strict=True):
             self.radii.set(x, radius)
 
@@ -126,11 +125,15 @@ class Enclosure:
         self.gaps.append(Gap(str(step.op), step.where, why))
         for x in outs:
             if has_storage(x) and not x.is_meta:
-                self.radii.set(x, torch.full(x.shape, inf, dtype=torch.float64, device=x.device))
+                self.radii.set(x, _unknown(x))
 
     def _balls(self, value: Any) -> Any:
         return map_operands(lambda x: self._ball(x) if isinstance(x, Tensor) else x, value)
 
     def _ball(self, x: Tensor) -> Ball:
         old = self._old.get(id(x))
-        return old if old is not None else Ball(self._wide.twins.wide(x), self.radii.get(x))
+        return old if old is not None else self.radii.ball(x, self._wide.twins.wide(x))
+
+
+def _unknown(x: Tensor) -> Ball:
+    return Ball(x, torch.full(x.shape, inf, dtype=torch.float64, device=x.device))

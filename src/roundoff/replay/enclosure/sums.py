@@ -1,30 +1,31 @@
-"""Enclosures of products of matrices, convolutions, sums, means, variances and pooling."""
+"""Enclosures of sums, means, variances, norms and pooling."""
 
 from __future__ import annotations
 
-from math import prod
+from math import inf, prod
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from roundoff.formats import is_inexact
 from roundoff.replay.enclosure.ball import (
     Ball,
     Unknown,
-    add,
     div,
     gamma,
+    grown,
+    l2,
     mean,
     mul,
     number,
-    product,
     square,
     sub,
     summed,
     total,
+    up,
 )
 from roundoff.replay.enclosure.functions import sqrt_of
+from roundoff.replay.enclosure.moving import windows
 from roundoff.replay.enclosure.registry import Operation, certain, enclose, real
 
 
@@ -33,65 +34,6 @@ def dims_of(dim: Any, x: Tensor) -> list[int]:
     if dim is None or (isinstance(dim, (list, tuple)) and not dim):
         return list(range(x.dim()))
     return [dim] if isinstance(dim, int) else list(dim)
-
-
-# -- products ---------------------------------------------------------------------------------------------------------
-
-
-def matmul(x: Ball, w: Ball) -> Ball:
-    """x @ w, of any shapes."""
-    return product(x, w, torch.matmul, x.mid.shape[-1] + 1)
-
-
-@enclose("mm", "bmm", "mv", "dot", "matmul")
-def _mm(o: Operation) -> Ball:
-    return matmul(real(o.args[0]), real(o.args[1]))
-
-
-@enclose("addmm", "baddbmm", "addmv", "addbmm")
-def _addmm(o: Operation) -> Ball:
-    if o.name == "addbmm":
-        raise Unknown("a sum over a batch of products")
-    added, x, w = (real(v) for v in o.args[:3])
-    y = matmul(x, w)
-    beta, alpha = o.kwargs.get("beta", 1), o.kwargs.get("alpha", 1)
-    y = y if alpha == 1 else mul(y, number(alpha, y.mid))
-    if beta == 0:
-        return y
-    return add(y, added if beta == 1 else mul(added, number(beta, y.mid)))
-
-
-def linear(x: Ball, w: Ball, bias: Ball | None) -> Ball:
-    """x wᵀ + bias."""
-    y = matmul(x, Ball(w.mid.t(), None if w.rad is None else w.rad.t()))
-    return y if bias is None else add(y, bias)
-
-
-@enclose("linear")
-def _linear(o: Operation) -> Ball:
-    bias = o.arg(2, "bias")
-    return linear(real(o.args[0]), real(o.args[1]), None if bias is None else real(bias))
-
-
-@enclose("convolution", "_convolution")
-def _convolution(o: Operation) -> Ball:
-    x, w, bias = real(o.args[0]), real(o.args[1]), o.args[2]
-    stride, padding, dilation, transposed, extra, groups = o.args[3:9]
-
-    def times(a: Tensor, b: Tensor) -> Tensor:
-        y: Tensor = torch.ops.aten.convolution(a, b, None, stride, padding, dilation, transposed, extra, groups)
-        return y
-
-    channels = w.mid.shape[0] // groups if transposed else w.mid.shape[1]
-    y = product(x, w, times, channels * prod(w.mid.shape[2:]) + 1)
-    if bias is None:
-        return y
-    shape = (-1, *(1,) * (w.mid.dim() - 2))
-    b = real(bias)
-    return add(y, Ball(b.mid.reshape(shape), None if b.rad is None else b.rad.reshape(shape)))
-
-
-# -- sums -------------------------------------------------------------------------------------------------------------
 
 
 @enclose("sum", "mean")
@@ -137,7 +79,7 @@ def _var(o: Operation) -> Ball | tuple[Ball, ...]:
 
 
 def _shaped(x: Ball, like: Tensor) -> Ball:
-    return Ball(x.mid.reshape(like.shape), None if x.rad is None else x.rad.reshape(like.shape))
+    return Ball(x.mid.reshape(like.shape), None if x.rad is None else x.rad.reshape(like.shape), x.norm)
 
 
 @enclose("linalg_vector_norm")
@@ -157,16 +99,24 @@ def _avg_pool(o: Operation) -> Ball:
     x = real(o.args[0])
     size = o.args[1]
     window = prod(size) if len(size) > 1 else size[0] ** (len(o.out[0].shape) - 2)
-    return _averaged(o, x, window)
+    padded = any(p != 0 for p in o.arg(3, "padding", [0])) and not o.arg(5, "count_include_pad", True)
+    uneven = bool(o.arg(4, "ceil_mode", False)) or padded or o.arg(6, "divisor_override") is not None
+    return _averaged(o, x, window, inf if uneven else float(windows(o)) ** 0.5 * window**-0.5)
 
 
 @enclose("_adaptive_avg_pool2d", "_adaptive_avg_pool3d")
 def _adaptive(o: Operation) -> Ball:
     x, sizes = real(o.args[0]), o.args[1]
-    return _averaged(o, x, prod(-(-n // m) + 1 for n, m in zip(x.mid.shape[-len(sizes) :], sizes, strict=True)))
+    space = list(zip(x.mid.shape[-len(sizes) :], sizes, strict=True))
+    gain = 1.0
+    for n, m in space:  # windows of n / m numbers; where m does not divide n, neighbours may share one
+        gain *= (m / n) ** 0.5 if n % m == 0 else (2 / max(n // m, 1)) ** 0.5 if m < n else float(-(-m // n) + 1) ** 0.5
+    return _averaged(o, x, prod(-(-n // m) + 1 for n, m in space), gain)
 
 
-def _averaged(o: Operation, x: Ball, window: int) -> Ball:
+def _averaged(o: Operation, x: Ball, window: int, gain: float) -> Ball:
+    """``gain``: how much all errors together can grow. A mean of k errors squared is at most the mean of their squares."""
     (mid,) = o.on(lambda b: b.mid)
-    (rad,) = o.on(lambda b: b.mid.abs() * gamma(window + 2) + b.radius)
-    return summed(mid, rad, window + 2)
+    own = up(o.on(lambda b: b.mid.abs())[0] * gamma(window + 2), window + 2)
+    rad = own if x.rad is None else own + o.on(lambda b: b.radius)[0]
+    return summed(mid, rad, window + 2, grown(x.far, gain) + l2(own))
