@@ -18,6 +18,7 @@ from roundoff.replay.adjoints import Adjoints
 from roundoff.replay.keep import Keeper, Kept
 from roundoff.replay.run import Side, run_wide
 from roundoff.replay.sweep import Pulled, entered, pull
+from roundoff.tape.modes import PLAIN
 from roundoff.tape.trace import random_state
 
 lines = st.sampled_from([(kind, name) for kind, names in KINDS.items() for name in names]).flatmap(
@@ -27,23 +28,24 @@ programs = st.lists(lines, min_size=1, max_size=14).map(tuple)
 
 
 def sweep(
-    model: Callable[..., Any], *inputs: Tensor, budget: float = 1e9, until: int | None = None
+    model: Callable[..., Any], *inputs: Tensor, **keywords: Any
 ) -> tuple[float, float, list[tuple[Kept, Pulled]]]:
     """The error of the weighted sum of all outputs, what was booked of constants, and every step with its part."""
-    keeper = Keeper(lambda *what: None, budget, until)
-    ran, _ = run_wide(Side("A", model, inputs, {}, random_state()), observe=keeper, keep_old=True, also=[keeper])
-    adjoints, whole = Adjoints(), 0.0
-    generator = torch.Generator().manual_seed(1)
-    for leaf in ran.leaves:
-        place = keeper.place(leaf.of) if leaf.of is not None else None
-        if place is None or not leaf.native.is_floating_point():
-            continue
-        weight = torch.randn(leaf.native.shape, dtype=torch.float64, generator=generator)
-        off = widen(leaf.native) - leaf.wide
-        whole += float((weight * torch.where(off.isfinite(), off, 0.0)).sum())
-        adjoints.add(place, weight)
-    steps = [(step, pull(step, [adjoints])[0]) for step in reversed(keeper.kept)]
-    constants = sum(entered(c, adjoints).local for c in keeper.constants.values())
+    keeper = Keeper(lambda *what: None, 1e9)
+    ran, _ = run_wide(Side("A", model, inputs, keywords, random_state()), observe=keeper, keep_old=True, also=[keeper])
+    with PLAIN.again():
+        adjoints, whole = Adjoints(), 0.0
+        generator = torch.Generator().manual_seed(1)
+        for leaf in ran.leaves:
+            place = keeper.place(leaf.of) if leaf.of is not None else None
+            if place is None or not leaf.native.is_floating_point():
+                continue
+            weight = torch.randn(leaf.native.shape, dtype=torch.float64, generator=generator)
+            off = widen(leaf.native) - leaf.wide
+            whole += float((weight * torch.where(off.isfinite(), off, 0.0)).sum())
+            adjoints.add(place, weight)
+        steps = [(step, pull(step, [adjoints])[0]) for step in reversed(keeper.kept)]
+        constants = sum(entered(c, adjoints).local for c in keeper.constants.values())
     return whole, constants, steps
 
 
@@ -83,7 +85,7 @@ def test_an_error_arrives_by_its_derivative() -> None:
 
 def test_data_movement_makes_nothing() -> None:
     x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
-    _, _, steps = sweep(lambda x: ((x / 3).t().reshape(-1).flip(0).view(2, 6).transpose(0, 1).contiguous()), x)
+    _, _, steps = sweep(lambda x: (x / 3).t().reshape(-1).flip(0).view(2, 6).transpose(0, 1).contiguous(), x)
     for step, part in steps:
         moved = step.step.op._schema.name != "aten::div"
         assert not moved or part.local == step.measured.local_abs == 0.0, step.step.op

@@ -43,7 +43,7 @@ class Family:
     changes: tuple[Change, ...] = ()
     limits: Mapping[tuple[str, Any], str] = field(default_factory=dict)
     square: tuple[str, ...] = ()
-    float32_only: bool = False  # no bfloat16: it has operations that do not take it
+    float32_only: bool = False  # no bfloat16: it has operations that do not take it, on this machine at least
 
     def allows(self, option: str, value: Any, dtype: torch.dtype, scale: str, folds: bool = True) -> bool:
         """Whether this way is the same function in this dtype at this size of the weights, and wanted."""

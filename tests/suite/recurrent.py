@@ -124,6 +124,18 @@ WAYS = {
 }
 
 
+def _runs_in_bfloat16(kind: str) -> bool:
+    """False for LSTMs on processors for which oneDNN has none in bfloat16: there PyTorch itself raises under autocast."""
+    if kind != "lstm":
+        return True
+    try:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            nn.LSTM(2, 2)(torch.zeros(1, 1, 2))
+    except RuntimeError:
+        return False
+    return True
+
+
 def _family(kind: str, *changes: Change) -> Family:
     common = (
         Change("wrong start", {"start": 1e-4}),
@@ -137,6 +149,7 @@ def _family(kind: str, *changes: Change) -> Family:
         ways=WAYS,
         changes=common + changes,
         square=("u",) if kind == "rnn" else (),
+        float32_only=not _runs_in_bfloat16(kind),
     )
 
 
