@@ -142,6 +142,11 @@ def gap(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(same, 0.0, up((a - b).abs()))
 
 
+def _tiny(where: Tensor) -> Tensor:
+    """What a product may lose where it underflows."""
+    return where.to(torch.float64) * TINY
+
+
 # -- arithmetic -------------------------------------------------------------------------------------------------------
 
 
@@ -167,7 +172,7 @@ def sub(x: Ball, y: Ball) -> Ball:
 def mul(x: Ball, y: Ball) -> Ball:
     """x y, for x and y that may be off independently."""
     p = x.mid * y.mid
-    rad = own = p.abs() * U64 + TINY * ((x.size > 0) & (y.size > 0))
+    rad = own = p.abs() * U64 + _tiny((x.size > 0) & (y.size > 0))
     if x.rad is not None:
         rad = rad + x.rad * y.mid.abs()
     if y.rad is not None:
@@ -179,7 +184,7 @@ def mul(x: Ball, y: Ball) -> Ball:
 def square(x: Ball) -> Ball:
     """x²."""
     p = x.mid.square()
-    own = p * U64 + TINY * (x.size > 0)
+    own = p * U64 + _tiny(x.size > 0)
     steep = 2 * x.mid.abs() + x.radius
     return elementwise(p, own + x.radius * steep, x, norm=grown(x.far, steep) + l2(own))
 
@@ -187,7 +192,7 @@ def square(x: Ball) -> Ball:
 def div(x: Ball, y: Ball) -> Ball:
     """x / y; nothing is known where y may be 0."""
     q = x.mid / y.mid
-    own = q.abs() * U64 + TINY * (x.size > 0)
+    own = q.abs() * U64 + _tiny(x.size > 0)
     if x.rad is None and y.rad is None:
         return elementwise(q, own, x, y)
     least = y.mid.abs() * (1 - 4 * U64) - y.radius

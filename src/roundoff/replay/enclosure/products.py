@@ -19,6 +19,9 @@ from roundoff.replay.enclosure.moving import full
 from roundoff.replay.enclosure.registry import Operation, enclose, real
 from roundoff.rules import lookup
 
+#: Squares below 2^-1074 are lost from a norm, so that it may be this much too small for each of its numbers.
+_LOST = 2.0**-530
+
 #: For matrices up to this size, so many squarings: the bound of the norm is then at most n^(1/2^(k+2)) too large.
 _SQUARINGS = ((600, 4), (1200, 3), (2400, 1))
 
@@ -73,16 +76,21 @@ def product(x: Ball, w: Ball, sums: Sums) -> Ball:
     n = sums.roundings
     mid = sums.times(x.mid, w.mid)
     more = 1 + 2 * gamma(n + 8) + 2.0**-40
-    cols = sums.cols(w.mid) * more
-    own = (sums.rows(x.mid) * cols * (gamma(n) * more) + n * TINY).expand(mid.shape)
+    lost = n * _LOST
+
+    def rows_of(t: Tensor) -> Tensor:
+        return sums.rows(t) * more + lost
+
+    cols = sums.cols(w.mid) * more + lost
+    own = (rows_of(x.mid) * cols * (gamma(n) * more) + n * TINY).expand(mid.shape)
     rad, norm = own, l2(own)
     if x.rad is not None:
         moved = sums.times(x.rad, w.mid.abs()).clamp_min_(0) * more
-        rad = rad + torch.minimum(moved, sums.rows(x.rad).clamp_max(x.far) * more * cols)
+        rad = rad + torch.minimum(moved, rows_of(x.rad).clamp_max(x.far) * cols * more)
         norm += grown(x.far, sums.gain_of_w(w.mid))
     if w.rad is not None:
         moved = sums.times(x.size, w.rad).clamp_min_(0) * more
-        rad = rad + torch.minimum(moved, sums.rows(x.size) * more * (sums.cols(w.rad).clamp_max(w.far) * more))
+        rad = rad + torch.minimum(moved, rows_of(x.size) * more * (sums.cols(w.rad) * more + lost).clamp_max(w.far))
         norm += grown(w.far, sums.gain_of_x(x.mid)) + x.far * w.far
     return tight(summed(mid, rad, n, norm * (1 + 2.0**-40)))
 
