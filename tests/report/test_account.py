@@ -14,10 +14,17 @@ from roundoff.report.account import account_view, by_module, percent
 
 def test_the_story_names_the_cause_on_both_sides_and_what_moved_nothing() -> None:
     assert account_view(account()).story == (
-        "110 % of the difference comes from matrix products and convolutions, which add many products, each kernel in its "
-        "own order (addmm in A, convolution in B). 10 % of it is taken away again by activations and other functions, "
-        "each a few units in the last place off (elu in A). The permutations made exactly 0."
+        "110 % of the difference comes from matrix products and convolutions, where each kernel adds in its own order and "
+        "rounds at every addition (addmm in A, convolution in B). 10 % of it is taken away again by activations and other "
+        "functions, each a few units in the last place off (elu in A). The permutations made exactly 0."
     )
+
+
+def test_the_story_of_the_same_operators_on_both_sides() -> None:
+    rows = [booking(side, share=share) for side, share in (("A", 0.3), ("B", 0.7))]
+    assert "at every addition (addmm on both sides)." in account_view(account(*rows)).story
+    one = account_view(account(booking("B", share=1.0))).story
+    assert "at every addition (addmm in B)." in one
 
 
 def test_the_story_of_a_real_difference_begins_with_it() -> None:
@@ -164,6 +171,12 @@ def test_steps_that_made_nothing_are_not_listed() -> None:
     text = terminal.text(account_view(account()))
     assert "2 more steps" in text and not any("permute" in line for line in text.splitlines() if "net.py" in line)
     assert "operator" not in terminal.text(account_view(account(booking(), difference=0.0)))
+
+
+def test_next_to_nothing_is_not_listed_and_a_real_difference_is() -> None:
+    text = terminal.text(account_view(account(booking(share=1e-5), booking("B", 7, share=-1e-6), real_share=1.0)))
+    assert "100 %" in text and "real difference, in exact arithmetic" in text and "2 more steps" in text
+    assert "addmm " not in text and "modules: none made 0.1 %" in text and "kinds: none made 0.1 %" in text
 
 
 def test_markup_in_names_is_printed_as_it_is() -> None:

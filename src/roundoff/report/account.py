@@ -10,7 +10,9 @@ from roundoff.records import Account, Booking, Finding
 from roundoff.report.families import MOVEMENT, WHY, family, name_of
 from roundoff.report.view import number
 
-#: A share below this is not worth a word of its own.
+#: A share below this is next to nothing: it is not told in numbers.
+SMALL = 0.001
+#: A share below this is not worth a sentence of its own.
 _WORTH = 0.05
 #: How many modules of one side are told apart; deeper ones are put together by their parents.
 _MOST_MODULES = 12
@@ -97,8 +99,8 @@ def percent(share: float) -> str:
     ('96 %', '−2.3 %', '<0.1 %', '<0.1 %', '0 %', '12,300 %')
     """
     sign, size = "−" if share < 0 else "", abs(share) * 100
-    if size < 0.1:
-        return "<0.1 %" if size else "0 %"
+    if abs(share) < SMALL:
+        return "<0.1 %" if share else "0 %"
     return f"{sign}{size:.1f} %" if size < 9.95 else f"{sign}{size:,.0f} %"
 
 
@@ -202,15 +204,16 @@ def _story(account: Account, families: tuple[Part, ...]) -> str:
 
 def _cause(account: Account, part: Part) -> str:
     """One kind of operator as a sentence, with the operators of each side that made most of it."""
-    sides = []
+    makers = {}
     for side in ("A", "B"):
         made: dict[str, float] = {}
         for b in account.ledger:
             if b.side == side and b.share and family(b.op) == part.name:
                 made[name_of(b.op)] = made.get(name_of(b.op), 0.0) + abs(b.share)
-        names = sorted(made, key=lambda name: -made[name])[:2]
-        if names:
-            sides.append(f"{' and '.join(names)} in {side}")
+        makers[side] = sorted(made, key=lambda name: -made[name])[:2]
+    sides = [f"{' and '.join(names)} in {side}" for side, names in makers.items() if names]
+    if sorted(makers["A"]) == sorted(makers["B"]):
+        sides = [f"{' and '.join(makers['A'])} on both sides"]
     end = f"{part.name}, {WHY[part.name]} ({', '.join(sides)})."
     if part.share < 0:
         return f"{percent(-part.share)} of it is taken away again by {end}"

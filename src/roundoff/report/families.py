@@ -14,9 +14,9 @@ UNKNOWN = "operators without a rule"
 
 #: Why each kind rounds; what it says follows the name and a comma.
 WHY = {
-    PRODUCTS: "which add many products, each kernel in its own order",
-    "attention": "which adds many products and exponentials, each kernel in its own order",
-    "sums, means and pooling": "which add many numbers, each kernel in its own order",
+    PRODUCTS: "where each kernel adds in its own order and rounds at every addition",
+    "attention": "where each kernel adds products and exponentials in its own order",
+    "sums, means and pooling": "where each kernel adds in its own order and rounds at every addition",
     "normalisation": "which adds many numbers and takes a root",
     "softmax": "which adds exponentials",
     "recurrent cells": "which add many products at each of their steps",

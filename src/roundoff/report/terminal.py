@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from roundoff.records import Finding, Verdict
-from roundoff.report.account import AccountView, Part, percent
+from roundoff.report.account import SMALL, AccountView, Part, percent
 from roundoff.report.view import View
 
 _COLOURS = {
@@ -47,7 +47,7 @@ def render(view: View) -> RenderableType:
 def render_account(view: AccountView) -> RenderableType:
     """What made the difference in a sentence, the largest shares, the shares of modules and kinds, and the balance."""
     parts: list[RenderableType] = [Text(view.story, style="bold"), Text(view.target), Text()]
-    if any(view.shares):
+    if any(abs(share) >= SMALL for share in (*view.shares, view.real_share)):
         parts += [_ledger(view), Text()]
     for title, groups in (("modules", view.modules), ("kinds", view.families)):
         parts.append(Text(f"{title}: {_largest(groups)}"))
@@ -64,7 +64,9 @@ def _ledger(view: AccountView) -> Table:
     table.add_column("module, line", overflow="fold")
     for heading in ("local\nerror", "bound of\na kernel", "ampli-\nfied by"):
         table.add_column(heading, justify="right", no_wrap=True, min_width=8)
-    most = min(_MOST_BOOKINGS, sum(share != 0 for share in view.shares))  # the largest first: the rest made nothing
+    if abs(view.real_share) >= SMALL:
+        table.add_row(percent(view.real_share), "", "", "real difference, in exact arithmetic")
+    most = min(_MOST_BOOKINGS, sum(abs(share) >= SMALL for share in view.shares))  # the largest come first
     for line in view.lines[:most]:
         where = ", ".join(x for x in (_end(line.module), line.place) if x)
         style = "red" if line.beyond else ""
@@ -84,12 +86,12 @@ def _ledger(view: AccountView) -> Table:
 
 
 def _largest(groups: tuple[Part, ...]) -> str:
-    """The groups with the largest shares; those that made nothing are left out."""
-    made = sorted((g for g in groups if g.share), key=lambda g: -abs(g.share))
+    """The groups with the largest shares; those that made next to nothing are left out."""
+    made = sorted((g for g in groups if abs(g.share) >= SMALL), key=lambda g: -abs(g.share))
     told = [f"{g.side} {_end(g.name) if g.side else g.name} {g.told}".strip() for g in made[:_MOST_PARTS]]
     if len(made) > _MOST_PARTS:
         told.append(f"{len(made) - _MOST_PARTS} more {percent(sum(g.share for g in made[_MOST_PARTS:]))}")
-    return "; ".join(told) or "none made anything"
+    return "; ".join(told) or "none made 0.1 %"
 
 
 def _end(module: str) -> str:
