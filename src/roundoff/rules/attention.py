@@ -25,7 +25,7 @@ from roundoff.rules.ulps import roundings
 _SOURCE = "first-order error of softmax(scale q kᵀ + mask) v; Higham (2002), §3.1, for both products"
 _ASSUMES = "both products accumulated in float32 or wider; keys taken in blocks, rescaled a few times per block"
 
-_LARGEST = 1 << 21  # scores held at once: 16 MiB
+_LARGEST = 1 << 16  # scores held at once, that they stay in the cache: half a megabyte
 
 
 def scores(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
@@ -106,6 +106,14 @@ def wide_of(
     return out
 
 
+def _least_for_cpu(call: Call) -> tuple[Limit, ...]:
+    """What the sum over the keys adds to the bound, whatever the scores are; and to that of its logarithm."""
+    q, k, v = call.args[:3]
+    mask, causal, scale = call.kwargs.get("attn_mask"), bool(call.arg(4, "is_causal", False)), call.kwargs.get("scale")
+    total = wide_of(q, k, v.abs(), mask, causal, scale, 0.0)
+    return total.mul_(call.gamma(2 * k.shape[-2] + 8) + call.gamma_out(2)), call.gamma(k.shape[-2] + 8)
+
+
 def _for_cpu(call: Call) -> tuple[Limit, ...]:
     return bound_of(call, call.kwargs.get("attn_mask"), bool(call.arg(4, "is_causal", False)), call.kwargs.get("scale"))
 
@@ -157,6 +165,7 @@ register(
         source=_SOURCE,
         assumes=_ASSUMES,
         samples=given(_heads),
+        least=_least_for_cpu,
     )
 )
 for _name, _mask_at, _causal_at, _dropout_at in (

@@ -23,7 +23,15 @@ _ASSUMES = "a classical product (no Strassen, no Winograd), accumulated in float
 
 
 def norm(x: Tensor, dim: int) -> Tensor:
-    """‖x‖₂ along ``dim``, accumulated in float64, where squares of float32 numbers neither overflow nor underflow."""
+    """‖x‖₂ along ``dim``, accumulated in float64, where squares of float32 numbers neither overflow nor underflow.
+
+    Of float32 numbers whose squares are far from either in float32 as well; then it is at most ‖x‖₂.
+    """
+    if x.stride(dim) == 1 and x.dtype == torch.float32 and x.numel():
+        short: Tensor = vector_norm(x, dim=dim)
+        least, most = short.aminmax()
+        if least > 2.0**-50 and most < 2.0**50:
+            return short.to(torch.float64).mul_(1 - (x.shape[dim] + 4) * 2.0**-24)
     if x.stride(dim) == 1 and not x.is_complex():
         along: Tensor = vector_norm(x, dim=dim, dtype=torch.float64)
         return along

@@ -24,7 +24,7 @@ from roundoff.formats import U64
 from roundoff.rules.reduction import spread_error
 from roundoff.rules.registry import register
 from roundoff.rules.rule import Call, Limit, Nature, Rule
-from roundoff.rules.samples import Operands, given
+from roundoff.rules.samples import Given, Operands, given
 
 _SOURCE = "first-order error of (x - μ) ρ g + b; variance: Chan, Golub, LeVeque (1983)"
 
@@ -108,6 +108,15 @@ def _layer_norm(one_pass: bool) -> Callable[[Call], tuple[Limit, ...]]:
         return _bounds(call, replace(a, n=n), one_pass=one_pass and not call.typical)
 
     return bound
+
+
+def _layer_least(call: Call) -> tuple[Limit, ...]:
+    """What the rounding of the mean adds to the bound of the stable way, where the gain is smallest."""
+    a = _layer(call, call.out)
+    square = (a.rho.pow(-2) - a.eps).clamp_min_(0).add_(a.mean.square())
+    mean_error = square.sqrt_().mul_(call.gamma(_roundings(a.n, one_pass=False) + 2))
+    gain = 1.0 if a.gain is None else a.gain.abs().amin()
+    return mean_error * a.rho * gain, mean_error, a.rho * call.gamma(5)
 
 
 def _group(call: Call, out: tuple[Tensor, ...]) -> Normal:
@@ -289,6 +298,7 @@ register(
         assumes=_ANY,
         stable=_layer_norm(one_pass=False),
         follows=lambda call, native: _following(call, call.args[0], _layer(call, native)),
+        least=_layer_least,
     )
 )
 register(
@@ -303,53 +313,34 @@ register(
         follows=_group_following,
     )
 )
-register(
-    Rule(
-        ("aten.native_batch_norm",),
-        Nature.ROUNDS,
-        _batch_norm(_BATCH, one_pass=True),
-        source=_SOURCE,
-        assumes=_ANY,
-        stable=_batch_norm(_BATCH),
-        follows=_batch_following(_BATCH),
-        samples=given(lambda r: _batch_samples(r, always=False)),
-    )
+_BATCH_NORMS: tuple[tuple[tuple[str, ...], tuple[str, ...], Given | None], ...] = (
+    (("native_batch_norm",), _BATCH, lambda r: _batch_samples(r, always=False)),
+    (
+        ("_native_batch_norm_legit", "_native_batch_norm_legit_functional"),
+        _BATCH,
+        lambda r: _batch_samples(r, always=True),
+    ),
+    (("_batch_norm_with_update", "_batch_norm_with_update_functional"), _UPDATING, None),
+    (
+        ("_native_batch_norm_legit.no_stats",),
+        _NO_STATS,
+        lambda r: [(x, gain, shift, True, 0.1, 1e-5) for x, gain, shift in _images(r)],
+    ),
+    (("cudnn_batch_norm", "miopen_batch_norm"), _BATCH, None),
 )
-register(
-    Rule(
-        ("aten._native_batch_norm_legit", "aten._native_batch_norm_legit_functional"),
-        Nature.ROUNDS,
-        _batch_norm(_BATCH, one_pass=True),
-        source=_SOURCE,
-        assumes=_ANY,
-        stable=_batch_norm(_BATCH),
-        follows=_batch_following(_BATCH),
-        samples=given(lambda r: _batch_samples(r, always=True)),
+for _ops, _names, _cases in _BATCH_NORMS:
+    register(
+        Rule(
+            tuple(f"aten.{op}" for op in _ops),
+            Nature.ROUNDS,
+            _batch_norm(_names, one_pass=True),
+            source=_SOURCE,
+            assumes=_ANY,
+            stable=_batch_norm(_names),
+            follows=_batch_following(_names),
+            samples=None if _cases is None else given(_cases),
+        )
     )
-)
-register(
-    Rule(
-        ("aten._batch_norm_with_update", "aten._batch_norm_with_update_functional"),
-        Nature.ROUNDS,
-        _batch_norm(_UPDATING, one_pass=True),
-        source=_SOURCE,
-        assumes=_ANY,
-        stable=_batch_norm(_UPDATING),
-        follows=_batch_following(_UPDATING),
-    )
-)
-register(
-    Rule(
-        ("aten._native_batch_norm_legit.no_stats",),
-        Nature.ROUNDS,
-        _batch_norm(_NO_STATS, one_pass=True),
-        source=_SOURCE,
-        assumes=_ANY,
-        stable=_batch_norm(_NO_STATS),
-        follows=_batch_following(_NO_STATS),
-        samples=given(lambda r: [(x, gain, shift, True, 0.1, 1e-5) for x, gain, shift in _images(r)]),
-    )
-)
 register(
     Rule(
         ("aten._native_batch_norm_legit_no_training", "aten._batch_norm_no_update"),
@@ -362,17 +353,6 @@ register(
                 for x, gain, shift in _images(r)
             ]
         ),
-    )
-)
-register(
-    Rule(
-        ("aten.cudnn_batch_norm", "aten.miopen_batch_norm"),
-        Nature.ROUNDS,
-        _batch_norm(_BATCH, one_pass=True),
-        source=_SOURCE,
-        assumes=_ANY,
-        stable=_batch_norm(_BATCH),
-        follows=_batch_following(_BATCH),
     )
 )
 register(

@@ -152,7 +152,8 @@ class Rule:
     arguments, where that is not 1 (infinite where none can tip over). ``products`` takes a step that sums products apart,
     so that its bound can be had from norms, without a second product. ``stable`` is a smaller bound: a step that needs
     the larger one is of a kind that loses digits on these operands, and correct all the same, if its first result is
-    within a limit of the number that ``follows`` gives from the others.
+    within a limit of the number that ``follows`` gives from the others. ``least`` is never above these bounds and the
+    rounding of the result, and costs less: what is within it needs no other.
     """
 
     ops: tuple[str, ...]
@@ -167,6 +168,7 @@ class Rule:
     products: Callable[[tuple[Any, ...], Mapping[str, Any]], Products] | None = field(default=None, repr=False)
     stable: Bound | None = field(default=None, repr=False)
     follows: Callable[[Call, tuple[Tensor, ...]], tuple[Tensor, Limit]] | None = field(default=None, repr=False)
+    least: Callable[[Call], tuple[Limit, ...]] | None = field(default=None, repr=False)
 
 
 def limits_of(rule: Rule, call: Call) -> tuple[Limit, ...]:

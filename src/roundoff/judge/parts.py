@@ -1,0 +1,81 @@
+"""Take a step apart into steps on parts of its operands, so that what is computed about it stays in the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from roundoff.replay.wide import Executed
+from roundoff.rules.apart import falls_apart_along, works_on_each
+from roundoff.tape.leaves import map_operands, operands
+
+#: Elements of a part: in float64 half a megabyte.
+PART = 1 << 16
+
+
+def parts_of(executed: Executed) -> Iterator[Executed]:
+    """``executed`` in parts that together are the whole; nothing where it does not fall apart, or is small."""
+    y = executed.outs[0]
+    if y.numel() < 2 * PART or y.is_complex() or any(x.dtype.itemsize == 1 for x in executed.outs):
+        return
+    if works_on_each(executed.step.op) and _lie_alike(executed):
+        for start in range(0, y.numel(), PART):
+            length = min(PART, y.numel() - start)
+            yield _part(executed, lambda x, i=start, n=length: _flat(x, i, n))
+        return
+    dims = [d for d in falls_apart_along(executed.step.op, executed.step.args, y) if y.shape[d] > 1]
+    if not dims:
+        return
+    (dim, *_) = dims
+    size = y.shape[dim]
+    step = max(1, PART * size // y.numel())
+    for start in range(0, size, step):
+        length = min(step, size - start)
+
+        def operand(x: Tensor, start: int = start, length: int = length) -> Tensor:
+            at = dim - (y.dim() - x.dim())  # operands are broadcast from the right
+            return x.narrow(at, start, length) if at >= 0 and x.shape[at] == size else x
+
+        def result(x: Tensor, start: int = start, length: int = length) -> Tensor:
+            along = x.shape == y.shape or (
+                x.dim() > max(dim, 1) and x.shape[dim] == size
+            )  # statistics of channels have one dimension
+            return x.narrow(dim, start, length) if along else x
+
+        yield _part(executed, operand, result)
+
+
+def _part(
+    executed: Executed, operand: Callable[[Tensor], Tensor], result: Callable[[Tensor], Tensor] | None = None
+) -> Executed:
+    old: dict[int, Tensor] = {}
+
+    def cut(x: Any) -> Any:
+        if not isinstance(x, Tensor):
+            return x
+        part = operand(x)
+        if id(x) in executed.old:
+            old[id(part)] = operand(executed.old[id(x)])
+        return part
+
+    step, result = executed.step, result or operand
+    args, kwargs = map_operands(cut, step.args), map_operands(cut, step.kwargs)
+    outs, wide = [result(x) for x in executed.outs], [result(x) for x in executed.wide]
+    return replace(executed, step=replace(step, args=args, kwargs=kwargs), old=old, outs=outs, wide=wide)
+
+
+def _lie_alike(executed: Executed) -> bool:
+    """True when all tensors of the step fill one block of memory each, in the same order; numbers do not count."""
+    step, (y, *_) = executed.step, executed.outs
+    found = [x for x in operands((step.args, step.kwargs)) if x.dim()]
+    found += [*executed.outs, *executed.wide, *(executed.old[id(x)] for x in found if id(x) in executed.old)]
+    alike = all(x.shape == y.shape and x.stride() == y.stride() and not x.is_neg() for x in found)
+    return alike and torch.ops.aten.is_non_overlapping_and_dense(y)
+
+
+def _flat(x: Tensor, start: int, length: int) -> Tensor:
+    return x.as_strided((length,), (1,), x.storage_offset() + start) if x.dim() else x
