@@ -7,6 +7,7 @@ from torch import Tensor
 
 from roundoff.formats import UNIT_ROUNDOFF, widen
 from roundoff.judge.case import Case
+from roundoff.judge.derived import DerivedLog
 from roundoff.judge.difference import FLOOR, real_difference
 from roundoff.judge.folds import Fold, NormLog, find_folds
 from roundoff.judge.parameters import Changed, Matching, match
@@ -50,11 +51,12 @@ def _a_few_changed(case: Case, few: tuple[tuple[Changed, ...], tuple[Changed, ..
 
 def _refolded(case: Case, matching: Matching, names: dict[int, str]) -> tuple[Verdict | None, str, Settled] | None:
     """Are all unmatched parameters of one side verified folds of the other's?"""
-    logs = {"A": NormLog(), "B": NormLog()}
+    logs, derived = {"A": NormLog(), "B": NormLog()}, {}
     for side in (case.a, case.b):
-        run_wide(side, also=[logs[side.name]])
-    b_from_a = find_folds(matching.b, case.ran_a.constants.met, logs["A"].norms)
-    a_from_b = find_folds(matching.a, case.ran_b.constants.met, logs["B"].norms)
+        derived[side.name] = log = DerivedLog((side.args, side.kwargs))
+        run_wide(side, observe=log, also=[logs[side.name], log])
+    b_from_a = find_folds(matching.b, case.ran_a.constants.met, logs["A"].norms, derived["A"])
+    a_from_b = find_folds(matching.a, case.ran_b.constants.met, logs["B"].norms, derived["B"])
     folds, folded, target = max(
         ((b_from_a, "B", matching.b), (a_from_b, "A", matching.a)), key=lambda found: len(found[0])
     )

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from roundoff.formats import same_bits
+from roundoff.formats import widen
+from roundoff.judge.derived import DerivedLog, Variance, near
+from roundoff.judge.scales import Scales, find_scaled, scale_of, verified
 from roundoff.tape.watch import Step
 
 
@@ -57,9 +59,91 @@ class NormLog:
         """Nothing is kept of results."""
 
 
-def find_folds(unmatched: tuple[Tensor, ...], sources: list[Tensor], norms: list[Norm]) -> list[Fold]:
-    """The folds that explain ``unmatched`` parameters by ``sources`` and batch norms of the other side."""
-    return [fold for target in unmatched if (fold := _fold_of(target, sources, norms)) is not None]
+def find_folds(
+    unmatched: tuple[Tensor, ...], sources: list[Tensor], norms: list[Norm], log: DerivedLog | None = None
+) -> list[Fold]:
+    """The folds that explain ``unmatched`` parameters by ``sources`` and batch norms of the other side.
+
+    ``log`` holds what the other side computes from its constants: norms that are written by hand, and scales.
+    """
+    folds = [fold for target in unmatched if (fold := _fold_of(target, sources, norms)) is not None]
+    if log is not None:
+        folds += _by_hand(_without(folds, unmatched), sources, log)
+        scales = Scales(log.values, log.numbers)
+        for target in _without(folds, unmatched):
+            scaled = find_scaled(target, scales)
+            folds += [Fold(target, *scaled)] if scaled is not None else []
+    found = {id(fold.folded): fold for fold in folds}
+    return [found[id(target)] for target in unmatched if id(target) in found]
+
+
+def _without(folds: list[Fold], unmatched: tuple[Tensor, ...]) -> list[Tensor]:
+    found = {id(fold.folded) for fold in folds}
+    return [target for target in unmatched if id(target) not in found]
+
+
+def _by_hand(targets: list[Tensor], sources: list[Tensor], log: DerivedLog) -> list[Fold]:
+    """Norms of which the variance is known, and the rest is found among the constants: (x - μ) γ/√(σ²+ε) + β."""
+    found, norms = [], []
+    for target in targets:
+        if target.dim() >= 2:
+            fold, norm = _fold_weight(target, sources, log.variances)
+            if fold is not None and norm is not None:
+                found.append(fold)
+                norms.append(norm)
+    for target in targets:
+        if target.dim() == 1:
+            folds = (_fold_bias(target, sources, norm) for norm in norms if norm.var.numel() == target.numel())
+            found += [fold for fold in folds if fold is not None][:1]
+    return found
+
+
+def _fold_weight(
+    target: Tensor, sources: list[Tensor], variances: list[Variance]
+) -> tuple[Fold, Norm] | tuple[None, None]:
+    for w in sources:
+        if w.numel() != target.numel() or w.dim() < 2:
+            continue
+        for axis in (0, 1):
+            scale = scale_of(widen(w), widen(target).reshape(w.shape), axis)
+            for known in variances:
+                if scale is None or known.var.numel() != scale.numel():
+                    continue
+                root = torch.sqrt(widen(known.var) + known.eps)
+                for gain in (None, *(s.flatten() for s in sources if s.numel() == scale.numel())):
+                    if near(1 / root if gain is None else widen(gain) / root, scale):
+                        norm = Norm(gain, None, torch.zeros_like(known.var), known.var, known.eps)
+                        value = verified(target, _weights(w, norm, axis))
+                        if value is not None:
+                            return Fold(
+                                target, value, f"a weight {list(w.shape)} times the scale of a batch norm"
+                            ), norm
+    return None, None
+
+
+def _fold_bias(target: Tensor, sources: list[Tensor], norm: Norm) -> Fold | None:
+    """(b - μ) γ/√(σ²+ε) + β with b, μ and β among ``sources``; b and β may not be there at all."""
+    those = [s.flatten() for s in sources if s.numel() == target.numel()][:_MOST]
+    none = torch.zeros_like(norm.var)
+    _, gamma, _, _, root, _ = _in(torch.float64, norm, None)
+    y, factor = widen(target).flatten(), gamma / root
+    wide = torch.stack([widen(x) for x in (none, *those)])  # [those, channel]
+    moved = (wide[:, None, 0] - wide[:, 0]) * factor[0]  # [b, mean] in the first channel, in which most are told apart
+    room = 1e-5 * (y[0].abs() + (wide[:, None, 0].abs() + wide[:, 0].abs()) * factor[0].abs())
+    for b, m, s in ((y[0] - moved[:, :, None] - wide[:, 0]).abs() <= room[:, :, None]).nonzero().tolist():
+        room_of_all = 1e-5 * (y.abs() + (wide[b].abs() + wide[m].abs()) * factor.abs())
+        if not bool(((y - (wide[b] - wide[m]) * factor - wide[s]).abs() <= room_of_all).all()):
+            continue
+        bias, mean, shift = (None if i == 0 else those[i - 1] for i in (b, m, s))
+        whole = Norm(norm.weight, shift, none if mean is None else mean, norm.var, norm.eps)
+        value = verified(target, _biases(bias, whole, target.dtype))
+        if value is not None:
+            return Fold(target, value, "a bias shifted and scaled by a batch norm")
+    return None
+
+
+#: How many vectors of one length are tried as means, biases and shifts: all triples of them.
+_MOST = 100
 
 
 def _fold_of(target: Tensor, sources: list[Tensor], norms: list[Norm]) -> Fold | None:
@@ -68,24 +152,14 @@ def _fold_of(target: Tensor, sources: list[Tensor], norms: list[Norm]) -> Fold |
             weights = (w for w in sources if w.numel() == target.numel() and w.dim() >= 2)
             for w, axis in ((w, axis) for w in weights for axis in (0, 1)):
                 if w.shape[axis] == norm.var.numel():
-                    value = _verified(target, _weights(w, norm, axis))
+                    value = verified(target, _weights(w, norm, axis))
                     if value is not None:
                         return Fold(target, value, f"a weight {list(w.shape)} times the scale of a batch norm")
         elif norm.var.numel() == target.numel():
             for b in (None, *(s for s in sources if s.dim() == 1 and s.numel() == target.numel())):
-                value = _verified(target, _biases(b, norm, target.dtype))
+                value = verified(target, _biases(b, norm, target.dtype))
                 if value is not None:
                     return Fold(target, value, "a bias shifted and scaled by a batch norm")
-    return None
-
-
-def _verified(target: Tensor, candidates: Iterator[Tensor]) -> Tensor | None:
-    """The first candidate, which is the float64 one, if ``target`` has the bits of any of them."""
-    exact: Tensor | None = None
-    for value in candidates:
-        exact = value if exact is None else exact
-        if same_bits(value.to(target.dtype).reshape(target.shape), target):
-            return exact.reshape(target.shape)
     return None
 
 
