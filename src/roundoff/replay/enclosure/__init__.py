@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from roundoff.replay.enclosure import arithmetic, moving, norms, products, sums  # noqa: F401  (each registers its enclosures)
+from roundoff.replay.enclosure import (  # noqa: F401  (each registers its enclosures)
+    arithmetic,
+    making,
+    moving,
+    norms,
+    products,
+    sums,
+)
 from roundoff.replay.enclosure.run import Enclosure, Gap
 
 __all__ = ["Enclosure", "Gap"]

@@ -99,8 +99,9 @@ class Enclosure:
         outs = executed.outs
         args, kwargs = self._balls(step.args), {k: self._balls(v) for k, v in step.kwargs.items()}
         operation = Operation(step.op, args, kwargs, tuple(executed.wide))
-        exact = executed.rule is not None and executed.rule.nature is Nature.EXACT
-        if exact and all(ball.rad is None for ball in operation.balls):
+        nature = None if executed.rule is None else executed.rule.nature
+        exact = nature is Nature.EXACT and all(ball.rad is None for ball in operation.balls)
+        if exact or nature is Nature.MAKES:
             self._set(step, outs, [None] * len(outs))
             return
         try:
