@@ -231,6 +231,14 @@ def test_json_to_a_file() -> None:
     assert json.loads(Path("out.json").read_text())["verdict"] == "different"
 
 
+def test_prove_gives_the_evidence() -> None:
+    result = run(*PAIR, "--match-weights", "--prove", "--json", "out.json")
+    found = json.loads(Path("out.json").read_text())
+    assert result.exit_code == 0 and found["evidence"] == "proved", text(result)
+    run(*PAIR, "--match-weights", "--json", "out.json")
+    assert json.loads(Path("out.json").read_text())["evidence"] == "statistical"
+
+
 def test_explain_says_where_the_difference_comes_from() -> None:
     result = run(*PAIR, "--match-weights", "--explain", "--json", "out.json")
     assert result.exit_code == 0
