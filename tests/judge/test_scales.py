@@ -244,3 +244,17 @@ def test_a_verified_scale_at_the_wrong_place_is_different() -> None:
     merged = w * s[:, None]
     c = roundoff.compare(lambda x: F.linear(x * s, w), lambda x: F.linear(x, merged), x)
     assert c.verdict == "different", c
+
+
+def test_a_fold_whose_rounding_does_not_show_is_no_other_mathematics() -> None:
+    """In bfloat16 the two have the same bits; what float64 shows is the rounding of the folded weights."""
+    (w, b, x), s = drawn("linear"), Statistics()
+    hand, folded = by_hand(plain, w, b, s), layer(*wide_fold(w, b, s))
+
+    def shown(net: Net) -> Net:
+        return lambda x: (net(x).bfloat16() * 0.01).round()
+
+    c = roundoff.compare(shown(hand), lambda x: shown(folded)(x), x)
+    assert (c.verdict, kinds(c)) == ("identical", set())
+    c = roundoff.compare(lambda x: hand(x).bfloat16(), lambda x: folded(x).bfloat16(), x)
+    assert c.verdict == "identical" and kinds(c) == {"weights-refolded"}, c

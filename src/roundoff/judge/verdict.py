@@ -72,7 +72,7 @@ def _decide(case: Case, settled: Settled) -> tuple[Verdict, str, Settled]:
     if unstable:
         return Verdict.UNDECIDED, unstable, settled
     if same_bits:
-        return *_identical(case, settled), settled
+        return _identical(case, settled)
     faulty = _faults(case)
     if faulty:
         return Verdict.DIFFERENT, faulty, settled
@@ -135,20 +135,23 @@ def _not_deterministic(case: Case) -> str:
     return reasons[0] if reasons else ""
 
 
-def _identical(case: Case, settled: Settled) -> tuple[Verdict, str]:
+def _identical(case: Case, settled: Settled) -> tuple[Verdict, str, Settled]:
     reason = "Every output has the same bits on both sides."
     weigh_finite(case)
     faulty = _faults(case)
     if faulty:
         reason += f" All the same: {faulty}"
     if settled.state is State.REAL:
+        constants = weigh_constants(case, settled)
+        if constants is not None and constants[0] is None:  # a verified fold, whose rounding does not show
+            return Verdict.IDENTICAL, reason, constants[2]
         name, ratio = settled.worst
         reason += (
             f" In exact arithmetic they differ all the same: by {ratio:.3g} times the wide round-off in "
             f"{name or 'output'}, too little for this precision to show."
         )
         case.find(Kind.DIFFERENT_MATHEMATICS, name or "output", reason)
-    return Verdict.IDENTICAL, reason
+    return Verdict.IDENTICAL, reason, settled
 
 
 def _faults(case: Case) -> str:
