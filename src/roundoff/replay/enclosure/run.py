@@ -116,7 +116,7 @@ class Enclosure:
 
     def _set(self, step: Step, outs: list[Tensor], radii: list[Any]) -> None:
         results = {x.untyped_storage()._cdata for x in outs if has_storage(x)}
-        for x in step.overwritten:  # such as running statistics, beside the results
+        for x in [] if _reads_only(step) else step.overwritten:  # such as running statistics, beside the results
             if has_storage(x) and x.untyped_storage()._cdata not in results and is_inexact(x.dtype):
                 self.radii.set(x, _unknown(x))
         for x, radius in zip(outs, radii, strict=True):
@@ -134,6 +134,13 @@ class Enclosure:
     def _ball(self, x: Tensor) -> Ball:
         old = self._old.get(id(x))
         return old if old is not None else self.radii.ball(x, self._wide.twins.wide(x))
+
+
+def _reads_only(step: Step) -> bool:
+    """True for a normalisation in evaluation: it is taken to write to its statistics, and does so in training only."""
+    names = [a.name for a in step.op._schema.arguments]
+    at = names.index("training") if "training" in names else len(step.args)
+    return (step.args[at] if at < len(step.args) else step.kwargs.get("training")) is False
 
 
 def _unknown(x: Tensor) -> Ball:
