@@ -264,3 +264,15 @@ def test_every_rule_that_is_statistical_says_so() -> None:
         assert not proof.is_rigorous(lookup(getattr(torch.ops.aten, name).default))
     assert not proof.is_rigorous(None)
     assert proof.is_rigorous(lookup(torch.ops.aten.mm.default))
+
+
+def test_a_float64_network_has_nothing_finer_to_be_held_against() -> None:
+    said = unproved(product, backwards, X.double(), W.double())
+    assert "times the native round-off somewhere" in said
+
+
+def test_exact_results_have_no_roundoff_to_be_held_against() -> None:
+    """Both give zeros: one by a subtraction of what was rounded, of which no bound knows that nothing is left."""
+    x = torch.ones(2, 4)
+    said = unproved(lambda x: x * 0.1 - x * 0.1, lambda x: -(x * 0.1 - x * 0.1), x)
+    assert "and nothing was rounded" in said

@@ -193,6 +193,10 @@ def _same(leaves: list[tuple[Bounded, Bounded]]) -> Proof:
         if is_inexact(a.native.dtype):
             largest = max(largest, _share(d + e, a, b))
             bound = max(bound, float((d + e).max()))
+    if largest == inf:
+        return Proof(
+            False, f"Not proved: the rigorous bound of the real difference is {bound:.2g}, and nothing was rounded."
+        )
     if largest > SHARE:
         return Proof(
             False,
@@ -212,4 +216,4 @@ def _share(size: Tensor, a: Bounded, b: Bounded) -> float:
     one = widen(a.native).abs() * unit_roundoff(a.native.dtype)
     around = pooled((r_a.square() + r_b.square()) / 2)
     native = torch.maximum(torch.maximum(r_a, r_b), torch.maximum(one.nan_to_num(posinf=inf), around))
-    return float(torch.where(size == 0, 0.0, size / native).nan_to_num(nan=inf).max())
+    return float(torch.where(size == 0, 0.0, size / native).nan_to_num(nan=inf, posinf=inf).max())
