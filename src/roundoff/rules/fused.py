@@ -6,7 +6,7 @@ in float64, so they can be followed; for their bounds they are written out in pr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -65,7 +65,13 @@ def attention(
     return F.linear(out, proj_weight, proj_bias), p
 
 
-def _attention(call: Call) -> tuple[Limit, ...]:
+def written_out(call: Call) -> Callable[[], Any] | None:
+    """The operator of ``call`` as a program of primitives on its operands; None where it is not one of these blocks."""
+    program = _PROGRAMS.get(call.op._schema.name)
+    return None if program is None else program(call)
+
+
+def _attention_program(call: Call) -> Callable[[], tuple[Tensor, ...]]:
     a = _named(_ATTENTION, call)
 
     def program() -> tuple[Tensor, ...]:
@@ -75,10 +81,10 @@ def _attention(call: Call) -> tuple[Limit, ...]:
             return (out,)
         return out, p if a["average_attn_weights"] is False else p.mean(1)
 
-    return _or_nothing(call, simulated(call, program))
+    return program
 
 
-def _encoder_layer(call: Call) -> tuple[Limit, ...]:
+def _encoder_layer_program(call: Call) -> Callable[[], Tensor]:
     a = _named(_LAYER, call)
     width = [a["embed_dim"]]
 
@@ -103,10 +109,17 @@ def _encoder_layer(call: Call) -> tuple[Limit, ...]:
         x = norm(x + attend(x), 1)
         return norm(x + feed(x), 2)
 
-    return _or_nothing(call, simulated(call, program))
+    return program
 
 
-def _or_nothing(call: Call, limits: tuple[Limit, ...] | None) -> tuple[Limit, ...]:
+_PROGRAMS: dict[str, Callable[[Call], Callable[[], Any]]] = {
+    "aten::_native_multi_head_attention": _attention_program,
+    "aten::_transformer_encoder_layer_fwd": _encoder_layer_program,
+}
+
+
+def _bound(call: Call) -> tuple[Limit, ...]:
+    limits = simulated(call, _PROGRAMS[call.op._schema.name](call))
     # A form of the operator that the program does not know: nothing is held against it.
     return (float("inf"),) * len(call.out) if limits is None else limits
 
@@ -140,7 +153,7 @@ def _layer_samples(r: Operands) -> Iterable[Any]:
         yield x, width, heads, *_weights(r, width), gelu, first, 1e-5, *norms, *feed
 
 
-register(Rule(("aten._native_multi_head_attention",), Nature.ROUNDS, _attention, source=_SOURCE, assumes=_ASSUMES,
+register(Rule(("aten._native_multi_head_attention",), Nature.ROUNDS, _bound, source=_SOURCE, assumes=_ASSUMES,
               samples=given(_attention_samples)))  # fmt: skip
-register(Rule(("aten._transformer_encoder_layer_fwd",), Nature.ROUNDS, _encoder_layer, source=_SOURCE, assumes=_ASSUMES,
+register(Rule(("aten._transformer_encoder_layer_fwd",), Nature.ROUNDS, _bound, source=_SOURCE, assumes=_ASSUMES,
               samples=given(_layer_samples)))  # fmt: skip
