@@ -162,6 +162,15 @@ def test_weights_that_were_rounded_once_more_leave_it_undecided_with_z(net: Perc
     assert 0.01 < z < 10
 
 
+def test_rounding_of_weights_that_does_not_show_is_no_other_mathematics(net: Perceptron, x: Tensor) -> None:
+    other = rounded_once_more(net)
+    c = roundoff.compare(lambda x: net(x).round(decimals=1), lambda x: other(x).round(decimals=1) * 1.0, x)
+    assert c.verdict == "identical" and kinds(c) <= {"branch-crossing"}, c
+    c = roundoff.compare(lambda x: net(x[:9]).bfloat16(), lambda x: other(x[:9]).bfloat16(), x)
+    assert c.verdict == "identical" and kinds(c) == {"weights-differ"}, c
+    assert "In exact arithmetic they differ" in c.reason
+
+
 def test_weights_that_were_rounded_to_a_shorter_format_are_different(net: Perceptron, x: Tensor) -> None:
     other = copy.deepcopy(net)
     with torch.no_grad():
