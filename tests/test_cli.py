@@ -248,6 +248,13 @@ def test_explain_says_where_the_difference_comes_from() -> None:
     assert abs(explained["booked"] - 1) < 1e-3 and explained["ledger"]
 
 
+def test_html_writes_a_page() -> None:
+    assert run(*PAIR, "--match-weights", "--html", "out.html").exit_code == 0
+    assert "made exactly 0" in Path("out.html").read_text()
+    result = run(*PAIR, "--html", "nowhere/out.html")
+    assert result.exit_code == 2 and "there is no folder nowhere" in text(result)
+
+
 def test_what_cannot_be_explained_ends_as_it_would_have() -> None:
     result = run("compare", "net.py:double", "torch:sum", "--args", "float32[3]", "--explain")
     assert result.exit_code == 1
@@ -319,7 +326,6 @@ ONE = ["compare", "net.py:double", "net.py:double"]
         ([*PAIR, "--weights-a", "missing.pt"], "There is no file missing.pt"),
         ([*ONE, "--args", "float32[3]", "--weights-a", "net.py"], "only a torch.nn.Module takes weights"),
         ([*ONE, "--args", "float32[3]", "--device", "gpu"], "There is no device 'gpu'"),
-        ([*ONE, "--args", "float32[3]", "--html", "x.html"], "--html is not in this release"),
         ([*ONE, "--args", "float32[3]", "--json", "nowhere/x.json"], "there is no folder nowhere"),
         ([*ONE, "--args", "float32[3]", "--json", "."], "it is a folder"),
         (["compare", "net.py:Whole", "net.py:Half", "--args", "float32[3,8]", "--match-weights"], "bias"),

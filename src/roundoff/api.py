@@ -17,9 +17,10 @@ from roundoff.judge.matching import matched_weights
 from roundoff.judge.verdict import Judgement, judge
 from roundoff.records import Account, Booking, Evidence, Finding, Output, Verdict
 from roundoff.replay.run import Side
+from roundoff.report import html, terminal
 from roundoff.report import json as json_report
-from roundoff.report import terminal
 from roundoff.report.account import account_view
+from roundoff.report.heat import heat_of
 from roundoff.report.view import view
 from roundoff.tape.modes import PLAIN, Modes, current_modes
 from roundoff.tape.record import Tape, record_run
@@ -108,9 +109,38 @@ class Comparison:
         """The same as JSON text; also written to ``path``, whole or not at all, where one is given."""
         return _json(self.to_dict(), path)
 
-    def to_html(self, path: str | os.PathLike[str]) -> None:
-        """One self-contained page. Not in this release: raises RoundoffError."""
-        raise RoundoffError("to_html() is not in this release: it comes with the next. to_json() writes the numbers.")
+    def to_html(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        names: tuple[str, str] = ("", ""),
+        explanation: Explanation | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Write one self-contained page to ``path``, whole or not at all: the verdict, and where the difference comes from.
+
+        It holds the outputs, the findings, an ``explanation`` (by default that of the largest difference, for which both
+        networks run again) and the two tapes beside each other; it loads nothing. ``names`` are what A and B are called.
+
+        Raises RoundoffError where the packages of the extra ``html`` are missing and where ``path`` cannot be written.
+        """
+        html.check_packages()
+        account, no_account = None if explanation is None else explanation._account, ""
+        if account is None:
+            try:
+                account = self.explain(progress=progress)._account
+            except RoundoffError as error:
+                no_account = str(error)
+        pairs = {name or "output": (x.native, y.native) for name, x, y in self._judgement.case.comparable}
+        html.write_page(
+            path,
+            self._judgement,
+            __version__,
+            account=account,
+            no_account=no_account,
+            heat=heat_of(self.outputs, pairs),
+            names=names,
+        )
 
     def __str__(self) -> str:
         return terminal.text(view(self._judgement))

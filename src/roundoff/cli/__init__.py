@@ -24,6 +24,7 @@ from roundoff.errors import RoundoffError
 from roundoff.load import load_args, load_device, seed_all
 from roundoff.records import Verdict
 from roundoff.report.coverage import coverage_page, rules_page
+from roundoff.report.html import check_packages
 from roundoff.report.json import as_json, write
 from roundoff.report.thread import answer_page
 from roundoff.thread import answer_thread
@@ -78,10 +79,11 @@ def compare_command(
     """
 
     def work() -> int:
+        for path in (html, None if json in (None, "-") else json):
+            if path is not None:
+                check_writable(Path(path))
         if html is not None:
-            raise RoundoffError("--html is not in this release: it comes with the next. --json writes the numbers.")
-        if json is not None and json != "-":
-            check_writable(Path(json))
+            check_packages()
         with redirect_stdout(sys.stderr) if json == "-" else nullcontext(), progress() as tell:
             where = load_device(device)
             network_a = load_network(a, seed, where, weights_a, evaluate)
@@ -94,14 +96,21 @@ def compare_command(
                 found = compare(
                     network_a, network_b, inputs, keywords, match_weights=match_weights, prove=prove, progress=tell
                 )
-                explanation = _explained(found, tell) if explain else ""
+                explanation = _explained(found, tell) if explain or html is not None else ""
+                if html is not None:
+                    known = explanation if isinstance(explanation, Explanation) else None
+                    found.to_html(html, names=(a, b), explanation=known, progress=tell)
         data = found.to_dict()
         if isinstance(explanation, Explanation):
             data["explanation"] = explanation.to_dict()
         if json == "-":
             print(as_json(data), end="", flush=True)
             return EXIT[found.verdict]
-        show(Text(describe_modes({"A": (a, network_a), "B": (b, network_b)}), style="dim"), found, *([Text(), explanation] if explain else []))
+        show(
+            Text(describe_modes({"A": (a, network_a), "B": (b, network_b)}), style="dim"),
+            found,
+            *([Text(), explanation] if explain else []),
+        )
         if json is not None:
             write(as_json(data), json)
         return EXIT[found.verdict]

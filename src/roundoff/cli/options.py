@@ -68,7 +68,7 @@ Json = Annotated[
     str | None,
     _text("Write the comparison as JSON; - is standard output, and replaces the report.", metavar="FILE"),
 ]
-Html = Annotated[Path | None, _text("Write the comparison as a page (not in this release).", metavar="FILE")]
+Html = Annotated[Path | None, _text("Write the comparison, explained, as one self-contained page.", metavar="FILE")]
 Seed = Annotated[
     int,
     typer.Option(
