@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from roundoff.report.tapes import TapeRow, tape_rows
+from dataclasses import dataclass
+
+from roundoff.report.tapes import TapeRow, aligned_rows, tape_rows
 
 
 def shown(rows: tuple[TapeRow, ...]) -> list[str]:
@@ -40,3 +42,35 @@ def test_of_several_counterparts_the_first_counts() -> None:
 def test_empty_tapes() -> None:
     assert tape_rows("", "", []) == ()
     assert shown(tape_rows("", "x", [])) == [". x"]
+
+
+@dataclass(frozen=True)
+class Step:
+    step: int
+    op: str
+    where: str
+    shape: tuple[int, ...] = (2, 3)
+
+
+@dataclass(frozen=True)
+class Alignment:
+    steps_a: tuple[Step, ...]
+    steps_b: tuple[Step, ...]
+    pairs: tuple[tuple[int, int], ...]
+    parting_a: Step | None = None
+    parting_b: Step | None = None
+
+
+def test_an_alignment_names_steps_by_their_index_on_the_tape() -> None:
+    a = (Step(3, "aten.addmm.default", "fc"), Step(7, "aten.elu.default", "act"))
+    b = (Step(2, "aten.convolution.default", "conv"), Step(4, "aten.gelu.default", "act"))
+    assert aligned_rows(Alignment(a, b, ((3, 2),), a[1], b[1])) == (
+        TapeRow("3 addmm [2, 3] fc", "2 convolution [2, 3] conv", same=True),
+        TapeRow("7 elu [2, 3] act", "4 gelu [2, 3] act", same=False, parting=True),
+    )
+
+
+def test_an_alignment_that_parts_at_a_step_that_is_not_described() -> None:
+    a = (Step(3, "aten.addmm.default", "fc"),)
+    rows = aligned_rows(Alignment(a, a, ((3, 3), (9, 9)), Step(9, "aten.mul.Tensor", "x"), None))
+    assert [row.parting for row in rows] == [False]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
+
+from roundoff.report.families import name_of
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,50 @@ class TapeRow:
     b: str
     same: bool
     parting: bool = False
+
+
+class Known(Protocol):
+    """What is to be known of a step: its index on the tape, its operator, its place and the shape of its result."""
+
+    @property
+    def step(self) -> int: ...
+    @property
+    def op(self) -> str: ...
+    @property
+    def where(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+class Laid(Protocol):
+    """Two tapes laid beside each other: their steps, the pairs with the same values by step, and where they part."""
+
+    @property
+    def steps_a(self) -> Sequence[Known]: ...
+    @property
+    def steps_b(self) -> Sequence[Known]: ...
+    @property
+    def pairs(self) -> Iterable[tuple[int, int]]: ...
+    @property
+    def parting_a(self) -> Known | None: ...
+    @property
+    def parting_b(self) -> Known | None: ...
+
+
+def aligned_rows(laid: Laid) -> tuple[TapeRow, ...]:
+    """The rows of an alignment, each step by its operator, the shape of its result, and its place."""
+    at_a, at_b = ({known.step: i for i, known in enumerate(steps)} for steps in (laid.steps_a, laid.steps_b))
+    return tape_rows(
+        [_told(known) for known in laid.steps_a],
+        [_told(known) for known in laid.steps_b],
+        [(at_a[i], at_b[j]) for i, j in laid.pairs if i in at_a and j in at_b],
+        None if laid.parting_a is None else at_a.get(laid.parting_a.step),
+        None if laid.parting_b is None else at_b.get(laid.parting_b.step),
+    )
+
+
+def _told(known: Known) -> str:
+    return f"{known.step} {name_of(known.op)} {list(known.shape)} {known.where}"
 
 
 def tape_rows(

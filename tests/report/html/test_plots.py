@@ -55,7 +55,7 @@ def test_the_heat_map_shows_where() -> None:
     b[1, 2] = 1e-6
     svg = heat_plot(heat_map("x", a, b))
     assert "3% of the cells differ, the largest by 1e-06." in (tree(svg).findtext("desc") or "")
-    assert "data:image/png;base64," in str(svg) and {"last dimension", "all other dimensions"} <= set(texts(svg))
+    assert "data:image/png;base64," in str(svg) and {"last dimension", "others"} <= set(texts(svg))
 
 
 def test_what_is_not_finite_is_crossed() -> None:

@@ -86,7 +86,7 @@ def heat_plot(heat: HeatMap) -> Markup | None:
         at_x, at_y = ((x + 0.5) * across / cells.shape[1] - 0.5, (y + 0.5) * down / cells.shape[0] - 0.5)
         axes.plot(at_x, at_y, "x", color=_BAD, markersize=4)
     axes.set_xlabel("last dimension")
-    axes.set_ylabel("all other dimensions" if len(heat.shape) > 1 else "")
+    axes.set_ylabel("others" if len(heat.shape) > 1 else "")
     for axis, n in ((axes.xaxis, across), (axes.yaxis, down)):
         axis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1) if n > 1 else NullLocator())
     bar = figure.colorbar(picture, ax=axes, pad=0.02, fraction=0.05)
