@@ -14,13 +14,15 @@ from torch import Tensor
 from roundoff.errors import NotSame, RoundoffError
 from roundoff.judge.ledger import at_element, in_directions, open_account
 from roundoff.judge.matching import matched_weights
+from roundoff.judge.parting import align
 from roundoff.judge.verdict import Judgement, judge
-from roundoff.records import Account, Booking, Evidence, Finding, Output, Verdict
+from roundoff.records import Account, Booking, Evidence, Finding, Kind, Output, Verdict
 from roundoff.replay.run import Side
 from roundoff.report import html, terminal
 from roundoff.report import json as json_report
 from roundoff.report.account import account_view
 from roundoff.report.heat import heat_of
+from roundoff.report.tapes import aligned_rows
 from roundoff.report.view import view
 from roundoff.tape.modes import PLAIN, Modes, current_modes
 from roundoff.tape.record import Tape, record_run
@@ -94,12 +96,19 @@ class Comparison:
         True
         """
         case, say = self._judgement.case, progress or _silent
-        sides = [(replace(side, modes=self._modes), ran) for side, ran, _ in case.sides]
+        unfollowed = tuple(f for f in self.findings if f.kind is Kind.OPAQUE_OPERATOR)
         with self._matched(), PLAIN.again():
             pairs = case.comparable
             target = in_directions(pairs, directions) if directions else at_element(pairs, output, index)
+            sides = list(zip(self._sides, (case.ran_a, case.ran_b), strict=True))
             account = open_account(sides, target, memory or _half_of_free(), say)
-        return Explanation(account)
+        return Explanation(replace(account, findings=account.findings + unfollowed))
+
+    @property
+    def _sides(self) -> tuple[Side, Side]:
+        """Both sides, to be run in the modes in which they were compared."""
+        case = self._judgement.case
+        return replace(case.a, modes=self._modes), replace(case.b, modes=self._modes)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: dicts, lists, strings and numbers; ``schema`` names its version."""
@@ -131,6 +140,8 @@ class Comparison:
                 account = self.explain(progress=progress)._account
             except RoundoffError as error:
                 no_account = str(error)
+        with self._matched():
+            alignment = align(*self._sides)
         pairs = {name or "output": (x.native, y.native) for name, x, y in self._judgement.case.comparable}
         html.write_page(
             path,
@@ -139,6 +150,7 @@ class Comparison:
             account=account,
             no_account=no_account,
             heat=heat_of(self.outputs, pairs),
+            tapes=aligned_rows(alignment),
             names=names,
         )
 

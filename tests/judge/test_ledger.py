@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -70,7 +71,7 @@ def test_an_element_can_be_chosen(compared: roundoff.Comparison) -> None:
     a, b = Forum(False), Forum(True)
     torch.manual_seed(0)
     x = torch.randn(4, 5, 24)
-    assert e.difference == pytest.approx(float((a(x)[0] - b(x)[0])[2, 1, 3]), abs=0)
+    assert e.difference == pytest.approx(float((a(x)[0] - b(x)[0])[2, 1, 3].detach()), abs=0)
 
 
 def test_several_directions_still_add_up(compared: roundoff.Comparison) -> None:
@@ -194,4 +195,11 @@ def test_a_rounded_constant_is_a_line_of_its_own() -> None:
     e = roundoff.compare(lambda x: x * torch.tensor(0.1), lambda x: x / 10, torch.rand(8)).explain()
     (row,) = [row for row in e.ledger if row.op == "a rounded constant"]
     assert row.side == "A" and row.local_abs == pytest.approx(abs(float(torch.tensor(0.1).double()) - 0.1), rel=1e-6)
+    assert e.booked == pytest.approx(1.0, abs=1e-5)
+
+
+def test_what_could_not_be_followed_is_said() -> None:
+    e = roundoff.compare(lambda x: torch.from_numpy(np.sin(x.numpy())), torch.sin, torch.randn(4, 8)).explain()
+    assert [f.kind for f in e.findings] == ["opaque-operator"]
+    assert "or was made where the network could not be followed" in " ".join(str(e).split())
     assert e.booked == pytest.approx(1.0, abs=1e-5)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from roundoff.records import Account, Booking, Finding
+from roundoff.records import Account, Booking, Finding, Kind
 from roundoff.report.families import MOVEMENT, WHY, family, name_of
 from roundoff.report.view import number
 
@@ -183,9 +183,9 @@ def _story(account: Account, families: tuple[Part, ...]) -> str:
         return f"At {account.target} the two sides do not differ: there is nothing to take apart."
     told = [_cause(account, part) for part in families if abs(part.share) >= _WORTH][:3]
     if abs(account.real_share) >= _WORTH:
-        real = (
-            f"{percent(account.real_share)} of the difference is there in exact arithmetic as well: it is no rounding."
-        )
+        unfollowed = any(f.kind is Kind.OPAQUE_OPERATOR for f in account.findings)
+        end = ", or was made where the network could not be followed." if unfollowed else ": it is no rounding."
+        real = f"{percent(account.real_share)} of the difference is there in exact arithmetic as well{end}"
         told.insert(0 if abs(account.real_share) >= 0.5 else len(told), real)
     bent = sum(b.bent_share for b in account.ledger)
     if abs(bent) >= _WORTH:
