@@ -91,7 +91,7 @@ def wild(x: Tensor, late: float = 1.0) -> Tensor:
     """Each layer makes round-off some ten times larger."""
     for i in range(12):
         y = F.conv1d(x.t()[None], W.t()[:, :, None])[0].t()
-        x = torch.sin(y * (6 * late if i == 6 else 6))  # layer
+        x = torch.sin(y * (6 * late if i == 4 else 6))  # layer
     return x
 
 
@@ -111,8 +111,8 @@ def test_networks_that_amplify_round_off_part_late_or_not_at_all() -> None:
     assert (found.parting_a, found.parting_b) == (None, None)
     found = aligned(plain, lambda x: wild(x, 1.001), X)
     assert found.parting_b is not None
-    seventh = [s.step for s in found.steps_b if s.op == "aten.mul.Tensor"][6]
-    assert found.parting_b.step == seventh
+    fifth = [s.step for s in found.steps_b if s.op == "aten.mul.Tensor"][4]
+    assert found.parting_b.step == fifth
 
 
 def test_what_is_made_like_another_tensor_does_not_come_from_it() -> None:

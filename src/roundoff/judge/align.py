@@ -170,7 +170,7 @@ def _is_part(marks: Marks, i: int) -> bool:
     return source >= 0 and marks[i].print.counts[0] < marks[source].print.counts[0]
 
 
-def _is_spread(marks: Marks, i: int) -> bool:
+def _is_again(marks: Marks, i: int) -> bool:
     """True for another value once more, or each of its numbers so and so many times."""
     source = next((j for j in marks[i].operands if j >= 0), -1)
     if source < 0 or marks[i].role not in (Role.VIEW, Role.STEP):
@@ -203,11 +203,8 @@ def _candidates(marks: Marks, partners: tuple[tuple[int, ...], ...]) -> list[int
     found = alone(marks, cone(marks, marks.outputs), lambda i: bool(partners[i]))
     lone = set(found)
     for i in found:  # in order: a value that is repeated and then repeated again is shared if the first is
-        if (
-            marks[i].print.is_mask
-            or _looks_at_given(marks, i)
-            or (_is_spread(marks, i) and not lone & set(marks[i].operands))
-        ):
+        again = _is_again(marks, i) and not lone & set(marks[i].operands)
+        if again or marks[i].print.is_mask or not is_known(marks[i], NEAR) or _looks_at_given(marks, i):
             lone.discard(i)
     return sorted(lone)
 
