@@ -14,6 +14,7 @@ from roundoff.judge.case import Case, is_number, open_case, repeated, same_value
 from roundoff.judge.constants import weigh_constants
 from roundoff.judge.finite import weigh_finite
 from roundoff.judge.kernels import Fault
+from roundoff.judge.numbers import adopt_numbers
 from roundoff.judge.parting import find_parting
 from roundoff.judge.proof import prove_verdict
 from roundoff.judge.rows import rows
@@ -49,6 +50,8 @@ def judge(a: Side, b: Side, say: Callable[[int, int, str], None], prove: bool = 
                 "Compare functions whose output holds at least one tensor."
             )
     settled = settle(case, case.ran_a, case.ran_b)
+    if settled.state is not State.SAME and adopt_numbers(case):
+        settled = settle(case, case.ran_a, case.ran_b)
     verdict, reason, settled = _decide(case, settled)
     evidence = Evidence.PROVED if verdict is Verdict.IDENTICAL else Evidence.STATISTICAL
     if verdict is Verdict.DIFFERENT and not any(f.kind is Kind.FAULTY_KERNEL for f in case.findings):

@@ -7,7 +7,7 @@ a parameter that was verified to be a fold of others has the value of the fold b
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,10 +27,17 @@ class Constants:
     """Keeps book of one run's constants.
 
     ``inputs`` are not constants, and neither are the Python numbers that a network writes down: a difference between
-    those is a real one. ``values`` maps tensors to the wide values they are to have instead of their own.
+    those is a real one. ``values`` maps tensors to the wide values they are to have instead of their own, and ``numbers``
+    the Python numbers that steps are given to those that they stand for.
     """
 
-    def __init__(self, inputs: Any = (), values: list[tuple[Tensor, Tensor]] | None = None) -> None:
+    def __init__(
+        self,
+        inputs: Any = (),
+        values: list[tuple[Tensor, Tensor]] | None = None,
+        numbers: Mapping[float, float] | None = None,
+    ) -> None:
+        self.numbers = numbers or {}
         self.met: list[Tensor] = []
         self.left_as_float: list[str] = []
         self.written: float | complex | None = None  # a number that is being written to a part of a tensor

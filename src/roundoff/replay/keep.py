@@ -193,7 +193,7 @@ class Keeper:
 
     def _operand(self, x: Any, executed: Executed) -> Any:
         if not isinstance(x, Tensor):
-            return x
+            return executed.operand(x)
         if id(x) not in self._seen:
             self._seen[id(x)] = self._taken(x, executed)
         return self._seen[id(x)]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -31,6 +31,7 @@ class Side:
     kwargs: dict[str, Any]
     randomness: dict[str, Any]  # the state of the random generators from which every run starts
     modes: Modes | None = None  # those in which to run; None: those that are on
+    numbers: Mapping[float, float] = field(default_factory=dict)  # those that kernels were given for others, rounded
 
     def error(self, error: BaseException) -> RoundoffError:
         """What to raise when the network itself raised."""
@@ -69,6 +70,7 @@ class Ran:
     steps: int
     drew_elsewhere: bool  # Python's or NumPy's random numbers were used
     casts: dict[torch.dtype, str]  # where a step first casts from a longer format, by the format it casts to
+    numbers: frozenset[float]  # the Python numbers that steps were given
 
     @property
     def tensors(self) -> dict[str, Leaf]:
@@ -83,9 +85,11 @@ class _Formats:
         self.coarsest = 0.0
         self.steps = 0
         self.casts: dict[torch.dtype, str] = {}
+        self.numbers: set[float] = set()
 
     def before(self, step: Step) -> None:
         self.steps += 1
+        self.numbers.update(x for x in (*step.args, *step.kwargs.values()) if type(x) is float)
 
     def after(self, step: Step, out: Any) -> None:
         for x in out if isinstance(out, (tuple, list)) else (out,):
@@ -115,7 +119,7 @@ def run_wide(
     ``repeat``: afterwards run it once more without being watched, and return those leaves as well (``wide`` None).
     Raises RoundoffError when the network raises, naming the side.
     """
-    constants = Constants((side.args, side.kwargs), values)
+    constants = Constants((side.args, side.kwargs), values, side.numbers)
     wide = WideRun(observe, alter, constants, neutral, keep_old)
     formats = _Formats()
     modes = nullcontext() if side.modes is None else side.modes.again()
@@ -137,7 +141,9 @@ def run_wide(
             set_random_state(side.randomness)
             result = _guarded(side, lambda: side.model(*side.args, **side.kwargs))
             again = tuple(leaf for name, value in leaves(result) for leaf in _plain(name, value, restore.is_older))
-    return Ran(found, wide, constants, formats.coarsest, formats.steps, elsewhere, formats.casts), again
+    return Ran(
+        found, wide, constants, formats.coarsest, formats.steps, elsewhere, formats.casts, frozenset(formats.numbers)
+    ), again
 
 
 def _guarded(side: Side, run: Callable[[], Any]) -> Any:

@@ -7,7 +7,7 @@ branches. See the design for why.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -61,11 +61,12 @@ class Executed:
     wide: list[Tensor]  # wide results
     twins: Twins
     old_wide: dict[int, Tensor] = field(default_factory=dict)  # by id: their old wide values, where they are asked for
+    numbers: Mapping[float, float] = field(default_factory=dict)  # what Python numbers stand for, see Constants
 
     def operand(self, x: Any) -> Any:
-        """``x`` as the step found it, widened; anything that is not a tensor as it is."""
+        """``x`` as the step found it, widened; a number as what it stands for; anything else as it is."""
         if not isinstance(x, Tensor):
-            return x
+            return self.numbers.get(x, x) if type(x) is float else x
         old = self.old.get(id(x))
         return old if old is not None else widen(x)
 
@@ -209,7 +210,9 @@ class WideRun:
             return
         if rule is not None and rule.nature is Nature.DRAWS:
             self.draws.append((str(step.op), tuple(outs[0].shape)))
-        executed = Executed(step, rule, self._old, not self._moved, outs, wide, self.twins, self._old_wide)
+        executed = Executed(
+            step, rule, self._old, not self._moved, outs, wide, self.twins, self._old_wide, self._constants.numbers
+        )
         self._note_choices(executed)
         if self._observe is not None:
             self._observe(executed)
@@ -246,7 +249,9 @@ class WideRun:
         return redo(step, rule, args, kwargs, outs)
 
     def _wide_operand(self, x: Any) -> Any:
-        return self.twins.wide(x) if isinstance(x, Tensor) else x
+        if isinstance(x, Tensor):
+            return self.twins.wide(x)
+        return self._constants.numbers.get(x, x) if type(x) is float else x
 
     def _is_steered(self, step: Step) -> bool:
         """True when a mask or an index of the step was recomputed wide."""
