@@ -17,14 +17,26 @@ from roundoff.records import Kind
 from roundoff.replay.run import run_wide
 
 
+#: A decimal number that was rounded to float32 takes 15 to 17 digits to write down, all but ever.
+_MANY = 15
+
+
 def rounded_numbers(mine: frozenset[float], others: frozenset[float]) -> Mapping[float, float]:
     """Those of ``mine`` that are one of ``others`` rounded to float32, with what they stand for.
+
+    Nobody writes 9.999999747378752e-06, but 1.0 may well be meant where the other side has 1.000000000001: a number of few
+    digits stands for itself.
 
     >>> rounded_numbers(frozenset({9.999999747378752e-06, 0.5}), frozenset({1e-05, 0.25}))
     {9.999999747378752e-06: 1e-05}
     """
     exact = {torch.tensor(x, dtype=torch.float64).float().double().item(): x for x in sorted(others)}
-    return {x: exact[x] for x in sorted(mine - others) if x in exact}
+    return {x: exact[x] for x in sorted(mine - others) if x in exact and _digits(x) >= _MANY > _digits(exact[x])}
+
+
+def _digits(x: float) -> int:
+    """How many decimal digits it takes to write ``x`` down, zeros at the ends not counted."""
+    return len(repr(abs(x)).partition("e")[0].replace(".", "").strip("0"))
 
 
 def adopt_numbers(case: Case) -> bool:
