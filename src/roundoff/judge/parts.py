@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ def parts_of(executed: Executed) -> Iterator[Executed]:
     if works_on_each(executed.step.op) and _lie_alike(executed):
         for start in range(0, y.numel(), PART):
             length = min(PART, y.numel() - start)
-            yield _part(executed, lambda x, i=start, n=length: _flat(x, i, n))
+            yield _part(executed, partial(_flat, start=start, length=length))
         return
     dims = [d for d in falls_apart_along(executed.step.op, executed.step.args, y) if y.shape[d] > 1]
     if not dims:
