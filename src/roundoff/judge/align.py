@@ -176,7 +176,7 @@ def _is_again(marks: Marks, i: int) -> bool:
     if source < 0 or marks[i].role not in (Role.VIEW, Role.STEP):
         return False
     print, of = marks[i].print, marks[source].print
-    times, rest = divmod(print.counts[0], of.counts[0])
+    times, rest = divmod(print.counts[0], of.counts[0]) if of.counts[0] else (0, 0)
     if times < 1 or rest or print.counts[1:] != tuple(n * times for n in of.counts[1:]):
         return False
     values = (*of.values[:2], *(times * v for v in of.values[2:]))

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from roundoff.formats import widen
 from roundoff.judge.inside import values_inside
+from roundoff.replay.redo import redo
 from roundoff.replay.run import Side, run_wide
 from roundoff.replay.twins import Twins
-from roundoff.replay.wide import Executed, redo
+from roundoff.replay.wide import Executed
 from roundoff.rules import Rule, lookup
 from roundoff.tape.leaves import map_operands, operands
 from roundoff.tape.storages import has_storage

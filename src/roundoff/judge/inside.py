@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from roundoff.formats import is_inexact
-from roundoff.replay.wide import Executed, redo
+from roundoff.replay.redo import redo
+from roundoff.replay.wide import Executed
 from roundoff.rules import Call, Nature
 from roundoff.rules.fused import written_out
 from roundoff.tape.leaves import map_operands, operands
@@ -32,6 +33,8 @@ def values_inside(executed: Executed) -> Iterator[Inner]:
     rule, step = executed.rule, executed.step
     if rule is None or rule.nature is not Nature.ROUNDS or step.op._schema.is_mutable:
         return
+    if any(x.is_nested for x in operands((step.args, step.kwargs))):
+        return  # few operators know them
     given: list[Tensor] = []
 
     def wide(x: Any) -> Any:

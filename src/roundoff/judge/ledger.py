@@ -23,8 +23,9 @@ from roundoff.replay.keep import Constant, Keeper, Kept, Measured
 from roundoff.replay.run import Leaf, Ran, Side, run_wide
 from roundoff.replay.sweep import Pulled, entered, pull
 from roundoff.replay.wide import Executed
-from roundoff.rules import Call
-from roundoff.rules.rule import compute_unit
+from roundoff.rules import Call, Limit
+from roundoff.rules.matmul import products_bound
+from roundoff.rules.rule import compute_unit, rounding
 
 #: From here on an amplification is a finding: three decimal digits are lost.
 AMPLIFIED = 1000.0
@@ -222,23 +223,16 @@ def _check_bits(side: Side, before: Ran, now: Ran) -> None:
 def _bound_at(executed: Executed, result: int, index: tuple[int, ...]) -> float | None:
     """The bound at one element of one result; of products by the norms of the row and column that meet there."""
     rule, x = executed.rule, executed.outs[result]
-    if rule is not None and rule.products is not None:
-        products = rule.products(executed.args, executed.kwargs)
-        y = executed.reference[result]
-        u = compute_unit(x.dtype)
-        gamma = Call(executed.step.op, (), {}, (), u).gamma(products.roundings) * (2 if x.is_complex() else 1)
-        norms = [n.abs().expand(y.shape)[index].item() for n in (products.rows(products.x), products.cols(products.w))]
-        bias = None if products.added is None else products.added.expand(y.shape)[index]
-        added = 0.0 if bias is None else float(bias.abs())
-        size, u_out = abs(products.scale) * norms[0] * norms[1], UNIT_ROUNDOFF[x.dtype]
-        stored = u_out * float(y[index].abs())
-        if u_out > u:  # partial sums may have been stored in the short format, and the sum before its bias
-            stored += u_out * (size * products.parts + (0.0 if bias is None else float((y[index] - bias).abs())))
-        return float(gamma * (size + added) + stored)
+    if rule is not None and rule.products is not None and not executed.step.overwritten:
+        # From the native operands: their norms are those of the widened ones, which need not be made.
+        products, (y,) = rule.products(executed.step.args, executed.step.kwargs), executed.reference
+        call = Call(executed.step.op, (), {}, (y,), compute_unit(x.dtype), u_out=UNIT_ROUNDOFF[x.dtype])
+        return _element(products_bound(products, call), x, index) + float(rounding(x, y[index]))
     found = limits(executed)
-    if found is None:
-        return None
-    limit = found[result]
+    return None if found is None else _element(found[result], x, index)
+
+
+def _element(limit: Limit, x: Tensor, index: tuple[int, ...]) -> float:
     return float(limit.expand(x.shape)[index]) if isinstance(limit, Tensor) else float(limit)
 
 

@@ -16,7 +16,6 @@ from roundoff.judge.case import Case
 from roundoff.records import Kind
 from roundoff.replay.run import run_wide
 
-
 #: A decimal number that was rounded to float32 takes 15 to 17 digits to write down, all but ever.
 _MANY = 15
 
@@ -50,6 +49,6 @@ def adopt_numbers(case: Case) -> bool:
     case.ran_b, _ = run_wide(case.b)
     for side, numbers in ((case.a, numbers_a), (case.b, numbers_b)):
         for rounded, number in numbers.items():
-            text = f"A step is given {rounded!r}, which is the other side's {number!r} rounded to float32, and stands for it."
+            text = f"A step is given {rounded!r}, which stands for the other side's {number!r}: it is that, rounded to float32."
             case.find(Kind.WEIGHTS_REFOLDED, side.name, text)
     return True

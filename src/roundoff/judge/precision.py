@@ -11,7 +11,8 @@ from torch import Tensor
 
 from roundoff.formats import UNIT_ROUNDOFF, widen
 from roundoff.judge.shorter import Hypothesis, candidates
-from roundoff.replay.wide import Executed, redo
+from roundoff.replay.redo import redo
+from roundoff.replay.wide import Executed
 from roundoff.rules.rule import Products
 from roundoff.tape.leaves import map_operands
 

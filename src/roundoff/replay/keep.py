@@ -13,8 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from roundoff.formats import is_inexact, widen
+from roundoff.replay.products import work_of
 from roundoff.replay.wide import Executed
 from roundoff.rules import Rule
 from roundoff.tape.leaves import map_operands, operands
@@ -60,6 +62,7 @@ class Kept:
     moved: tuple[Tensor | None, ...] = ()
     made: frozenset[int] = frozenset()  # storages that the step made: nothing came before it there
     measured: Measured = Measured()
+    work: float = 0.0  # multiplications, of a step that sums products
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,7 @@ class Keeper:
                 moved.append(None)
                 continue
             native = widen(x)
-            error, off = _finite(native - y), _finite(native - w)
+            error, off = finite(native - y), finite(native - w)
             measured = _larger(measured, self._measure(executed, i, error, off, w))
             local.append(self._small(error))
             moved.append(self._small(off))
@@ -177,6 +180,9 @@ class Keeper:
                 tuple(moved),
                 made - self._written,
                 measured,
+                0.0
+                if rule is None or rule.products is None
+                else work_of(rule.products(step.args, step.kwargs), executed.outs[0]),
             )
         )
 
@@ -208,7 +214,7 @@ class Keeper:
             return known[key]
         moved = None
         if is_inexact(x.dtype) and executed.twins.has(x):
-            off = _finite(widen(x) - executed.twins.wide(x) if old is None else old - executed.old_wide[id(x)])
+            off = finite(widen(x) - executed.twins.wide(x) if old is None else old - executed.old_wide[id(x)])
             moved = self._small(off)
             if place.storage not in self._written and place.storage not in self.constants:
                 self._enter(x, executed)
@@ -227,14 +233,14 @@ class Keeper:
         whole = torch.empty(0, dtype=x.dtype, device=x.device).set_(x.detach().untyped_storage())
         place = self.place(whole)
         assert place is not None
-        moved = self._small(_finite(widen(whole) - executed.twins.wide(whole)))
+        moved = self._small(finite(widen(whole) - executed.twins.wide(whole)))
         if moved is not None:
             self.constants[place.storage] = Constant(place, moved, _bare(executed.step))
 
     def _small(self, x: Tensor) -> Tensor | None:
         """``x`` as it is kept, in a shorter format where that loses no digits that matter; None where it is zero."""
         short = torch.complex64 if x.is_complex() else torch.float32
-        largest = float(x.abs().amax()) if x.numel() else 0.0
+        largest = _norm(x, float("inf")) if x.numel() else 0.0
         if largest == 0.0:
             return None
         kept = x if largest < _SMALL or largest > 2.0**120 else x.to(short)
@@ -242,17 +248,19 @@ class Keeper:
         return kept
 
     def _measure(self, executed: Executed, result: int, error: Tensor, off: Tensor, wide: Tensor) -> Measured:
-        flat = error.abs().flatten()
-        at = int(flat.argmax())
-        index = tuple(int(i) for i in torch.unravel_index(torch.tensor(at), error.shape))
-        size, far = float(_finite(wide).abs().square().mean()), float(off.abs().square().mean())
+        index = tuple(int(i) for i in torch.unravel_index(error.abs().argmax(), error.shape))
+        size, far = _norm(finite(wide)), _norm(off)
         return Measured(
-            float(flat[at]),
+            float(error[index].abs()),
             self._bound(executed, result, index),
-            float((off - error).abs().amax()),
-            (far / size) ** 0.5 if size else 0.0,
-            size**0.5,
+            _norm(off - error, float("inf")),
+            far / size if size else 0.0,
+            size / wide.numel() ** 0.5,
         )
+
+
+def _norm(x: Tensor, order: float = 2.0) -> float:
+    return float(vector_norm(x.flatten(), order))
 
 
 def _larger(a: Measured, b: Measured) -> Measured:
@@ -265,7 +273,10 @@ def _bare(step: Step) -> Step:
     return replace(step, args=(), kwargs={})
 
 
-def _finite(x: Tensor) -> Tensor:
+def finite(x: Tensor) -> Tensor:
+    """``x``, zero where it is NaN or infinite."""
+    if bool(x.sum().isfinite()):  # one pass, where nothing needs to be done
+        return x
     return torch.where(x.isfinite(), x, 0.0)
 
 

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from roundoff.formats import U64, UNIT_ROUNDOFF, is_inexact, widen
-from roundoff.replay.wide import Executed, redo
+from roundoff.replay.redo import redo
+from roundoff.replay.wide import Executed
 from roundoff.rules import Call, Nature
 from roundoff.rules.rule import compute_unit, limits_of
 from roundoff.tape.leaves import map_operands

@@ -23,8 +23,9 @@ from torch._decomp import decomposition_table
 
 from roundoff.formats import U64, UNIT_ROUNDOFF, widen
 from roundoff.replay.adjoints import Adjoints
-from roundoff.replay.keep import Constant, Kept, Operand
-from roundoff.replay.wide import redo
+from roundoff.replay.keep import Constant, Kept, Operand, finite
+from roundoff.replay.products import is_large_product, power_of_two
+from roundoff.replay.redo import redo
 from roundoff.rules import Call, Nature
 from roundoff.rules.fused import written_out
 from roundoff.rules.opened import tensors
@@ -55,7 +56,7 @@ def pull(kept: Kept, targets: Sequence[Adjoints]) -> list[Pulled]:
         gs, handed = found[i], 0.0
         for operand, grad in zip(leaves, grads, strict=True):
             if grad is not None:
-                grad = torch.where(grad.isfinite(), grad, 0.0)
+                grad = finite(grad)
                 handed += _inner(grad, operand.moved)
                 targets[i].add(operand.place, grad)
         local = sum(_inner(g, e) for g, e in zip(gs, kept.local, strict=True))
@@ -88,6 +89,8 @@ def _derivatives(kept: Kept, adjoints: list[tuple[Tensor | None, ...]]) -> tuple
     """
     if kept.rule is not None and kept.rule.nature is Nature.DRAWS and kept.rule.wide is None:
         return [], [()] * len(adjoints)
+    if is_large_product(kept.rule, kept.results[0].dtype, kept.work):
+        return _in_float32(kept, adjoints)
     coarsest = max(UNIT_ROUNDOFF.get(place.dtype, 0.0) for place in kept.results)
     for program in (_as_it_is, _written_out, _decomposed):
         try:
@@ -97,6 +100,20 @@ def _derivatives(kept: Kept, adjoints: list[tuple[Tensor | None, ...]]) -> tuple
         if nodes[0] is not None:
             return _mean([node for node in nodes if node is not None])
     return [], [()] * len(adjoints)
+
+
+def _in_float32(kept: Kept, adjoints: list[tuple[Tensor | None, ...]]) -> tuple[list[Operand], list[Grads]]:
+    """The derivatives of a large product, good to float32's digits, and at a fraction of float64's price."""
+    operands, leaves, args, kwargs = _between(kept, 0.5, torch.float32)
+    with torch.enable_grad():
+        results = tensors(kept.step.op(*args, **kwargs))
+    derivatives: list[Grads] = []
+    for (g,) in adjoints:
+        assert g is not None
+        scale = power_of_two(g)  # adjoints may be as small as they like
+        grads = _pulled_back(results, leaves, ((g / scale).float(),))
+        derivatives.append(tuple(None if grad is None else grad.double().mul_(scale) for grad in grads))
+    return operands, derivatives
 
 
 def _at(
@@ -128,7 +145,9 @@ def _pulled_back(results: list[Tensor], leaves: list[Tensor], gs: tuple[Tensor |
     return torch.autograd.grad(ys, leaves, weights, allow_unused=True, retain_graph=True)
 
 
-def _between(kept: Kept, node: float) -> tuple[list[Operand], list[Tensor], tuple[Any, ...], dict[str, Any]]:
+def _between(
+    kept: Kept, node: float, dtype: torch.dtype | None = None
+) -> tuple[list[Operand], list[Tensor], tuple[Any, ...], dict[str, Any]]:
     """The operands that carry an error, as leaves on the way from wide (0) to native (1), and the arguments with them."""
     operands: list[Operand] = []
     leaves: list[Tensor] = []
@@ -138,10 +157,10 @@ def _between(kept: Kept, node: float) -> tuple[list[Operand], list[Tensor], tupl
         if not isinstance(x, Operand):
             return x
         with torch.no_grad():
-            wide = widen(x.native)
+            value = widen(x.native) if dtype is None else x.native.to(dtype)
             if x.moved is None:
-                return wide.clone() if writes or wide.is_inference() else wide
-            leaf = (wide - x.moved.to(wide.dtype) * (1 - node)).requires_grad_()
+                return value.clone() if writes or value.is_inference() else value
+            leaf = (value - x.moved.to(value.dtype) * (1 - node)).requires_grad_()
         operands.append(x)
         leaves.append(leaf)
         return leaf.clone() if writes else leaf  # a leaf must not be written to

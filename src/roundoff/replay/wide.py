@@ -7,8 +7,7 @@ branches. See the design for why.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
@@ -18,12 +17,14 @@ from torch import Tensor
 
 from roundoff.formats import is_inexact, wide_dtype, widen
 from roundoff.replay.constants import Constants
+from roundoff.replay.products import corrected, is_large_product, work_of
+from roundoff.replay.redo import redo
 from roundoff.replay.twins import Twins
 from roundoff.rules import Nature, Rule, lookup
 from roundoff.tape.leaves import map_operands, operands
 from roundoff.tape.storages import has_storage
 from roundoff.tape.trace import drew, random_state
-from roundoff.tape.watch import Step, written
+from roundoff.tape.watch import Step
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,9 @@ class Executed:
         """The operator in float64 on the native operands."""
         if self.clean:
             return self.wide
+        inherited = self._inherited()
+        if inherited is not None:
+            return [self.wide[0] + inherited]
         args, kwargs = self.args, self.kwargs
         if self.step.overwritten:  # the operator will write to them: let it write to copies
             args = tuple(map_operands(lambda x: x.clone() if isinstance(x, Tensor) else x, a) for a in args)
@@ -92,6 +96,25 @@ class Executed:
                 k: map_operands(lambda x: x.clone() if isinstance(x, Tensor) else x, v) for k, v in kwargs.items()
             }
         return redo(self.step, self.rule, args, kwargs, self.outs)
+
+    def _inherited(self) -> Tensor | None:
+        """What a large product makes of the error of its one operand that has one; None where it is not that simple."""
+        step, rule = self.step, self.rule
+        if rule is None or rule.products is None or step.overwritten or len(self.outs) != 1:
+            return None
+        products = rule.products(step.args, step.kwargs)
+        if not is_large_product(rule, self.outs[0].dtype, work_of(products, self.outs[0])):
+            return None
+        given = operands((step.args, step.kwargs))
+        off = [x for x in given if self.twins.has(x)]
+        if len(off) != 1 or not (off[0] is products.x or off[0] is products.w) or sum(x is off[0] for x in given) != 1:
+            return None
+        moved = off[0].double() - self.twins.wide(off[0])
+        return (
+            corrected(step.op, step.args, step.kwargs, products, moved, off[0])
+            if bool(moved.isfinite().all())
+            else None
+        )
 
 
 class Observer(Protocol):
@@ -319,67 +342,8 @@ def _is_view(outs: list[Tensor], found: list[Tensor]) -> bool:
     return all(x.untyped_storage()._cdata in addresses for x in outs)
 
 
-def redo(
-    step: Step, rule: Rule | None, args: tuple[Any, ...], kwargs: dict[str, Any], native: list[Tensor]
-) -> list[Tensor]:
-    """The operation of ``step`` on the given wide operands, in float64. Raises what PyTorch raises where it cannot."""
-    if rule is not None and rule.wide is not None:
-        out = rule.wide(*args, native=tuple(native), **kwargs)
-        results = [x.to(wide_dtype(n.dtype)) for x, n in zip(operands(out), native, strict=True)]
-        return _apart(step, results, native, args, kwargs)
-    args = tuple(map_operands(_wide_format, a) for a in args)
-    kwargs = {k: map_operands(_wide_format, v) for k, v in kwargs.items()}
-    out = None
-    for name, value in list(kwargs.items()):
-        if _is_out(step.op, name):
-            kwargs[name] = map_operands(lambda x: torch.empty(0, dtype=x.dtype, device=x.device), value)
-    anchored = any(is_inexact(x.dtype) for x in operands((args, kwargs)))
-    with _float64_by_default(not anchored):
-        out = step.op(*args, **kwargs)
-    results = operands(out) or written(step.op, args, kwargs)
-    if len(results) != len(native):
-        raise RuntimeError(f"{len(results)} results in float64, {len(native)} natively")
-    for result, n in zip(results, native, strict=True):
-        if is_inexact(n.dtype) and result.dtype != wide_dtype(n.dtype):
-            raise RuntimeError(f"the result is {result.dtype} on float64 operands")
-    return results if rule is not None else _apart(step, results, native, args, kwargs)
-
-
-def _apart(step: Step, results: list[Tensor], native: list[Tensor], args: Any, kwargs: Any) -> list[Tensor]:
-    """``results``, copied where they lie in memory that is not theirs; the native ones themselves stay."""
-    if step.overwritten:
-        return results
-    given = {x.untyped_storage()._cdata for x in operands((args, kwargs, native)) if has_storage(x)}
-    return [
-        x.clone() if has_storage(x) and x.untyped_storage()._cdata in given and x is not n else x
-        for x, n in zip(results, native, strict=True)
-    ]
-
-
 def _rounds_a_number(step: Step) -> bool:
     """True when a Python number of the step cannot be held by the format of its operands."""
     (dtype, *_) = [x.dtype for x in operands((step.args, step.kwargs)) if is_inexact(x.dtype)] or [torch.float64]
     numbers = [value for value in (*step.args, *step.kwargs.values()) if isinstance(value, float)]
     return any(torch.tensor(n, dtype=torch.float64) != torch.tensor(n, dtype=dtype) for n in numbers)
-
-
-def _wide_format(value: Any) -> Any:
-    return wide_dtype(value) if isinstance(value, torch.dtype) else value
-
-
-def _is_out(op: Any, name: str) -> bool:
-    return any(a.name == name and a.is_out for a in op._schema.arguments)
-
-
-@contextmanager
-def _float64_by_default(wanted: bool) -> Iterator[None]:
-    """Operators on integers or on nothing give the default format: let it be the wide one meanwhile."""
-    if not wanted:
-        yield
-        return
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
