@@ -1,6 +1,6 @@
 """What does ``roundoff.compare`` cost over the native runs of the two networks?
 
-    python benchmarks/cost.py                        # every network, less than five minutes on two cores
+    python benchmarks/cost.py                        # every network, ten seconds each and three rounds at least
     python benchmarks/cost.py transformer fully      # these two: the beginning of a name is enough
     python benchmarks/cost.py --profile transformer  # where the time of one comparison goes
     python benchmarks/cost.py --busy                 # one thread and processor time, where others compute as well
