@@ -37,7 +37,7 @@ def test_it_is_said_which_number_stands_for_which() -> None:
     norm = nn.RMSNorm(8, eps=1e-5)
     c = roundoff.compare(norm, by_formula(norm, 1e-5), torch.randn(5, 8))
     (finding,) = [f for f in c.findings if f.kind == "weights-refolded"]
-    assert finding.where == "A" and "1e-05: it is that, rounded to float32" in finding.text
+    assert finding.where == "A" and "1e-05 rounded to float32" in finding.text
 
 
 def test_numbers_that_both_have_stay_what_they_are() -> None:

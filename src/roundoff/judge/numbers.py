@@ -49,6 +49,6 @@ def adopt_numbers(case: Case) -> bool:
     case.ran_b, _ = run_wide(case.b)
     for side, numbers in ((case.a, numbers_a), (case.b, numbers_b)):
         for rounded, number in numbers.items():
-            text = f"A step is given {rounded!r}, which stands for the other side's {number!r}: it is that, rounded to float32."
+            text = f"A step is given {rounded!r}: the other side's {number!r} rounded to float32, for which it stands."
             case.find(Kind.WEIGHTS_REFOLDED, side.name, text)
     return True
