@@ -1,7 +1,8 @@
 """Two networks that should be the same give different numbers: is it round-off, or a bug?"""
 
-from roundoff.api import Comparison, __version__, assert_same, compare, record
+from roundoff.api import Comparison, __version__, assert_same, compare, record, reveal_order
 from roundoff.errors import NotSame, RoundoffError
+from roundoff.order import Order, SumTree
 from roundoff.records import Evidence, Finding, Output, Verdict
 from roundoff.rules.user import register_rule
 from roundoff.tape.record import Tape
@@ -11,8 +12,10 @@ __all__ = [
     "Evidence",
     "Finding",
     "NotSame",
+    "Order",
     "Output",
     "RoundoffError",
+    "SumTree",
     "Tape",
     "Verdict",
     "__version__",
@@ -20,4 +23,5 @@ __all__ = [
     "compare",
     "record",
     "register_rule",
+    "reveal_order",
 ]

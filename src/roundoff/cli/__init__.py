@@ -20,6 +20,7 @@ from roundoff.cli import options
 from roundoff.cli.console import Tell, check_writable, end, progress, show
 from roundoff.cli.coverage import cover
 from roundoff.cli.networks import check_inputs, describe_modes, load_network
+from roundoff.cli.order import order_command
 from roundoff.errors import RoundoffError
 from roundoff.load import load_args, load_device, seed_all
 from roundoff.records import Verdict
@@ -178,10 +179,7 @@ def convert_command() -> None:
     end(lambda: _later("convert"))
 
 
-@app.command("order", context_settings=_ANYTHING)
-def order_command() -> None:
-    """In which order does a kernel add? (in a later release)"""
-    end(lambda: _later("order"))
+app.command("order")(order_command)
 
 
 @app.command("bench", context_settings=_ANYTHING)
@@ -191,7 +189,7 @@ def bench_command() -> None:
 
 
 def _later(command: str) -> int:
-    raise RoundoffError(f"roundoff {command} comes in a later release. Now there are compare, thread and rules.")
+    raise RoundoffError(f"roundoff {command} comes in a later release. Now there are compare, order, thread and rules.")
 
 
 def main() -> None:

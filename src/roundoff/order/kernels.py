@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -60,6 +60,8 @@ class Shape:
 
 def kernel_of(op: str | Callable[[Tensor], Any], shape: Shape) -> Kernel:
     """The kernel of an operator's name, or of a function that adds up the values it is given."""
+    if not isinstance(op, str) or op in ("sum", "mean"):
+        shape = replace(shape, bias=False)
     check_shape(shape)
     if not isinstance(op, str):
         if not callable(op):

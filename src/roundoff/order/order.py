@@ -130,20 +130,32 @@ class Order:
         return self.variants[0].replay(*each).view(rows, cols)
 
     def describe(self) -> str:
+        """The operator, its order, the depth and the evidence in words."""
+        return f"{self.name}, {self.shape}: {self.story}"
+
+    @property
+    def story(self) -> str:
         """The order, its depth and the evidence in words."""
-        head = f"{self.name}, {self.shape}: "
         if not self.variants:
-            return f"{head}no tree. {self.reason}"
-        parts = []
+            return f"no tree. {self.reason}"
+        order = self.story_of_order
+        return f"{order}. Depth {self.depth}. {self.evidence}"
+
+    @property
+    def story_of_order(self) -> str:
+        """The order in words."""
+        if not self.variants:
+            return "no tree"
+        first, parts = self.variants[0], []
         for v in self.variants:
             many = f" [{v.matching} of {self.sampled} outputs]" if len(self.variants) > 1 else ""
             parts.append(v.tree.describe() + many)
         fused = {True: ", fused multiply-add", False: ", products rounded before they are added", None: ""}[self.fused]
-        if self.fused is None and self.variants[0].fused:
-            fused = f", {len(self.variants[0].fused)} of {self._products} products with fused multiply-add"
-        wide = self.variants[0].arithmetic.adds_in
+        if self.fused is None and first.fused:
+            fused = f", {len(first.fused)} of {self._products} products with fused multiply-add"
+        wide = first.arithmetic.adds_in
         inside = f", added in {str(wide).removeprefix('torch.')}" if wide != self.dtype and self.certified else ""
-        return f"{head}{'; '.join(parts)}{fused}{inside}. Depth {self.depth}. {self.evidence}"
+        return f"{'; '.join(parts)}{fused}{inside}"
 
     @property
     def evidence(self) -> str:

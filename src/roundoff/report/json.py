@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import secrets
-from pathlib import Path
 from typing import Any
 
-from roundoff.errors import RoundoffError
+from roundoff.files import write as write
 from roundoff.judge.verdict import Judgement
 from roundoff.records import Account, Booking, Finding, Output
 
@@ -81,19 +78,3 @@ def _size(x: float) -> float | str:
 def as_json(data: dict[str, Any]) -> str:
     """The data as text, the same for the same data."""
     return json.dumps(data, indent=2, allow_nan=False) + "\n"
-
-
-def write(text: str, path: str | os.PathLike[str]) -> None:
-    """Write ``text`` to ``path``, whole or not at all. Raises RoundoffError where it cannot be written."""
-    target = Path(path)
-    part = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
-    try:
-        with part.open("x", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(part, target)
-    except OSError as error:
-        raise RoundoffError(
-            f"Cannot write {target}: {error.strerror}. Give a path in a folder that exists and can be written."
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
