@@ -28,6 +28,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("judge", "forms", "order", "exact"),
     ("report",),
     ("api",),
+    ("api_convert",),
     ("",),  # roundoff itself: the public names
     ("thread",),
     ("cli",),

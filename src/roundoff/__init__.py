@@ -1,7 +1,9 @@
 """Two networks that should be the same give different numbers: is it round-off, or a bug?"""
 
 from roundoff.api import Comparison, __version__, assert_same, compare, record, reveal_order
+from roundoff.api_convert import convert
 from roundoff.errors import NotSame, RoundoffError
+from roundoff.forms import Conversion
 from roundoff.order import Order, SumTree
 from roundoff.records import Evidence, Finding, Output, Verdict
 from roundoff.rules.user import register_rule
@@ -9,6 +11,7 @@ from roundoff.tape.record import Tape
 
 __all__ = [
     "Comparison",
+    "Conversion",
     "Evidence",
     "Finding",
     "NotSame",
@@ -21,6 +24,7 @@ __all__ = [
     "__version__",
     "assert_same",
     "compare",
+    "convert",
     "record",
     "register_rule",
     "reveal_order",

@@ -1,0 +1,94 @@
+"""What a conversion gives back: the network in the other form, what was rewritten and what was not, and the proof."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from roundoff.errors import RoundoffError
+from roundoff.forms.maps import Map
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A layer that was rewritten: its name in the network, and what it was and is."""
+
+    module: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Declined:
+    """A layer, or a functional call, that stays as it was, and why."""
+
+    module: str
+    what: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A network in another form.
+
+    ``model`` is an ``nn.Module`` of its own: the original is untouched. ``permutes_left`` counts the moves of an axis that
+    the rewritten layers make. ``comparison`` is the proof on the given input, ``second`` the one on an input that was
+    drawn (None where the original does not run on it). ``shapes`` has each entry of the original's state dict.
+    """
+
+    to: str
+    model: nn.Module
+    converted: tuple[Converted, ...]
+    declined: tuple[Declined, ...]
+    permutes_left: int
+    maps: Mapping[str, Map] = field(repr=False)
+    shapes: Mapping[str, tuple[int, ...]] = field(repr=False)
+    comparison: Any = field(default=None, repr=False)
+    second: Any = field(default=None, repr=False)
+
+    def state_dict_to(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+        """A state dict of the original for the converted network: the same numbers, bit for bit.
+
+        Raises RoundoffError where names are missing or unexpected, or shapes are not the original's.
+        """
+        self._check(state_dict, self.shapes, "the original network")
+        return self._through(state_dict, lambda way, x: way.to(x))
+
+    def state_dict_from(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+        """A state dict of the converted network for the original: the way back, bit for bit."""
+        after = {n: self.maps[n].after if n in self.maps else shape for n, shape in self.shapes.items()}
+        self._check(state_dict, after, "the converted network")
+        return self._through(state_dict, lambda way, x: way.back(x))
+
+    def _through(self, state_dict: Mapping[str, Any], move: Callable[[Map, Tensor], Tensor]) -> dict[str, Any]:
+        out = type(state_dict)() if isinstance(state_dict, dict) else {}
+        for name, x in state_dict.items():
+            out[name] = move(self.maps[name], x).contiguous() if name in self.maps else x
+        if hasattr(state_dict, "_metadata"):
+            out._metadata = state_dict._metadata  # type: ignore[attr-defined]
+        return out
+
+    def _check(self, state_dict: Mapping[str, Any], want: Mapping[str, tuple[int, ...]], whose: str) -> None:
+        wrong = [f"missing: {name}" for name in want if name not in state_dict]
+        wrong += [f"not expected: {name}" for name in state_dict if name not in want]
+        for name, shape in want.items():
+            x = state_dict.get(name)
+            if isinstance(x, Tensor) and tuple(x.shape) != shape:
+                wrong.append(f"{name} has the shape {list(x.shape)}, expected {list(shape)}")
+        if wrong:
+            more = f"\n  and {len(wrong) - 8} more" if len(wrong) > 8 else ""
+            raise RoundoffError(
+                f"This is not a state dict of {whose}:\n  " + "\n  ".join(wrong[:8]) + more + "\nGive its state_dict()."
+            )
+
+    def __str__(self) -> str:
+        lines = [f"to {self.to}: {len(self.converted)} converted, {len(self.declined)} declined, "
+                 f"{self.permutes_left} permutes left"]  # fmt: skip
+        lines += [f"  {c.module or '(root)'}: {c.before} -> {c.after}" for c in self.converted]
+        lines += [f"  {d.module or '(root)'}: {d.what} declined: {d.reason}" for d in self.declined]
+        if self.comparison is not None:
+            lines.append(f"proof: {self.comparison.verdict} ({self.comparison.evidence}); {self.comparison.reason}")
+        return "\n".join(lines)

@@ -1,0 +1,234 @@
+"""Rewrite a network: look at a run, apply the rule that fits each layer, check each by itself, list what stays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils.parametrize import is_parametrized
+
+from roundoff.errors import RoundoffError
+from roundoff.forms import back, conv_to_linear, flat_to_conv, linear_to_conv
+from roundoff.forms.check import check_exactly
+from roundoff.forms.conversion import Conversion, Converted, Declined
+from roundoff.forms.layers import ChannelLinear, FromFlat, OverLastAxis, Rewritten
+from roundoff.forms.maps import Map
+from roundoff.forms.observe import Seen, copied, observe
+from roundoff.forms.rule import Site
+from roundoff.tape.trace import random_state, set_random_state
+
+#: The first rule that applies is used.
+RULES = (back.TO_CONV, flat_to_conv.RULE, linear_to_conv.RULE, back.TO_LINEAR, conv_to_linear.RULE)
+FORMS = ("conv", "linear")
+_LATER = ("dense", "fastest")
+_HOOKS = ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks",
+          "_forward_pre_hooks_with_kwargs", "_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook")  # fmt: skip
+_STATE_HOOKS = (
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
+
+
+def rewrite(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], to: str, layout: str = "keep"
+) -> Conversion:
+    """``model`` in the form ``to``, as a copy, with each rewritten layer checked by itself.
+
+    Raises RoundoffError for an unknown form or layout, a network that does not run on the input or cannot be copied, and
+    where a check fails.
+    """
+    _check_request(model, to, layout)
+    seen = observe(model, args, kwargs)
+    new = copied(model)
+    randomness = random_state()
+    try:
+        return _rewrite(model, new, seen, to)
+    finally:
+        set_random_state(randomness)
+
+
+def _check_request(model: Any, to: str, layout: str) -> None:
+    if to not in FORMS:
+        later = " This form comes in a later release." if to in _LATER else ""
+        raise RoundoffError(f"There is no form {to!r}.{later} Give to='conv' or to='linear'.")
+    if layout != "keep":
+        later = " layout='flow' comes in a later release." if layout == "flow" else ""
+        raise RoundoffError(f"There is no layout {layout!r}.{later} Give layout='keep'.")
+    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
+        raise RoundoffError(
+            f"convert() was given a {type(model).__name__}, but rewrites a torch.nn.Module written in Python."
+        )
+
+
+def _rewrite(original: nn.Module, new: nn.Module, seen: Seen, to: str) -> Conversion:
+    pinned = _pinned(new, seen)
+    rules = [rule for rule in RULES if rule.to == to]
+    originals = dict(original.named_modules())
+    converted, declined, replaced, changed, permutes = [], [], dict[int, nn.Module](), dict[int, dict[str, Map]](), 0
+    for name, module in list(new.named_modules()):
+        fitting = [rule for rule in rules if rule.kind(module)]
+        if not fitting and not _looks_convertible(module, to):
+            continue
+        why = _why_not(originals[name], seen, name, bool(fitting))
+        site = Site(
+            name,
+            module,
+            seen.calls.get(name, ()),
+            frozenset(n for n, p in module._parameters.items() if id(p) in pinned),
+        )
+        rule = None
+        if not why:
+            for rule in fitting:
+                why = rule.declines(site)
+                if not why:
+                    break
+        if why or rule is None:
+            declined.append(Declined(name, type(module).__name__, why))
+            continue
+        check_exactly(rule, site)
+        made = rule.rewrite(site)
+        layer = made.module
+        _carry_over(module, layer)
+        replaced[id(module)] = layer
+        changed[id(module)] = made.maps
+        permutes += rule.permutes(site)
+        converted.append(Converted(name, type(module).__name__, type(layer).__name__))
+    maps = {
+        f"{name}.{parameter}".lstrip("."): way
+        for name, module in new.named_modules(remove_duplicate=False)
+        for parameter, way in changed.get(id(module), {}).items()
+    }
+    for module in list(new.modules()):
+        for key, child in module._modules.items():
+            if child is not None and id(child) in replaced:
+                module._modules[key] = replaced[id(child)]
+        if isinstance(module, nn.TransformerEncoderLayer):
+            vars(module)["activation_relu_or_gelu"] = 0  # its fast path reads the weights and calls no layer
+    new = replaced.get(id(new), new)
+    declined += _functional(seen, to)
+    before, after = original.state_dict(), new.state_dict()
+    done = Conversion(to, new, tuple(converted), tuple(declined), permutes, maps, _shapes(before))
+    _check_weights(done, before, after)
+    return done
+
+
+def _looks_convertible(module: nn.Module, to: str) -> bool:
+    """True for what is a fully connected layer, or a convolution, of another make: it is listed, and not rewritten."""
+    if isinstance(module, (OverLastAxis, FromFlat)):
+        return False  # of this form already
+    name = type(module).__name__
+    if to == "conv":
+        ours = isinstance(module, ChannelLinear)
+        return not ours and (
+            isinstance(module, nn.Linear) or ("Linear" in name and not module._modules and name != "Bilinear")
+        )
+    convs = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    return isinstance(module, convs) or (name.startswith("Conv") and type(module).__module__.startswith("torch.ao."))
+
+
+def _why_not(module: nn.Module, seen: Seen, name: str, fits: bool) -> str:
+    """Why the layer cannot be rewritten, whatever the rule says; an empty text where it can."""
+    parameters = {n for n, p in module._parameters.items() if p is not None}
+    if any(isinstance(p, UninitializedParameter) for p in module._parameters.values()):
+        return "it is lazy, and has no weight yet: run the network once, then convert it"
+    if is_parametrized(module):
+        return "its weight is parametrized: remove the parametrization first, or keep the layer"
+    if "weight_orig" in parameters or "weight_g" in parameters:
+        return "its weight is computed from other parameters (pruning, weight norm or spectral norm): remove that first"
+    if not fits:
+        return f"a {type(module).__name__} has a forward of its own, which a rule cannot know"
+    if "forward" in vars(module) or type(module).__call__ is not nn.Module.__call__:
+        return "its forward was replaced"
+    if not parameters <= {"weight", "bias"} or "weight" not in parameters or module._buffers or module._modules:
+        return "it holds more than a weight and a bias"
+    weight = module._parameters["weight"]
+    assert weight is not None
+    if type(weight.data) is not torch.Tensor or not (weight.is_floating_point() or weight.is_complex()):
+        return f"its weight is a {type(weight.data).__name__} of {weight.dtype}, not a plain floating-point tensor"
+    if weight.numel() == 0:
+        return "its weight is empty"
+    if any(vars(module).get(hooks) for hooks in _STATE_HOOKS):
+        return "it has a hook on its state dict"
+    if any(p is not None and (p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None))
+           for p in module._parameters.values()):  # fmt: skip
+        return "its parameter has a hook on its gradient"
+    if name in seen.odd:
+        return seen.odd[name]
+    if name not in seen.calls:
+        return "it is not called in the run on the given input: what runs reads its weight, or nothing does"
+    return ""
+
+
+def _owners(model: nn.Module) -> Iterator[tuple[int, int]]:
+    for module in model.modules():
+        for p in module._parameters.values():
+            if p is not None:
+                yield id(p), id(module)
+
+
+def _pinned(model: nn.Module, seen: Seen) -> set[int]:
+    """The parameters that keep their shape: those of several modules, and those that others read."""
+    owners: dict[int, set[int]] = {}
+    for parameter, owner in _owners(model):
+        owners.setdefault(parameter, set()).add(owner)
+    pinned = {parameter for parameter, those in owners.items() if len(those) > 1}
+    pinned |= {id(p) for name, p in model.named_parameters() if name in seen.outside}
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoderLayer):
+            pinned |= {id(p) for p in (*module.linear1.parameters(), *module.linear2.parameters())}
+    return pinned
+
+
+def _carry_over(old: nn.Module, new: nn.Module) -> None:
+    """Hooks, and what the user put on the layer."""
+    for name in _HOOKS:
+        if name in vars(old):
+            vars(new)[name] = vars(old)[name]
+    if isinstance(old, Rewritten):
+        return
+    for name, value in vars(old).items():
+        if name not in vars(new) and not hasattr(type(new), name):
+            vars(new)[name] = value
+
+
+def _functional(seen: Seen, to: str) -> list[Declined]:
+    """The functional calls with a weight, which stay."""
+    found = []
+    for f in seen.functional:
+        conv = f.op in ("conv1d", "conv2d", "conv3d")
+        if conv == (to == "linear"):
+            reason = f"a functional call with the parameter {f.parameter}; only modules are rewritten in this release"
+            found.append(Declined(f.module, f.op, reason))
+    return found
+
+
+def _shapes(state: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(getattr(x, "shape", ())) for name, x in state.items()}
+
+
+def _check_weights(done: Conversion, before: dict[str, Any], after: dict[str, Any]) -> None:
+    """The converted network has the original's numbers, bit for bit, both ways."""
+    for name, x in done.state_dict_to(before).items():
+        if isinstance(x, torch.Tensor) and not _same_bits(x, after.get(name)):
+            raise RoundoffError(
+                f"{name} has other numbers in the converted network. Please report this with the layer."
+            )
+    for name, x in done.state_dict_from(after).items():
+        if isinstance(x, torch.Tensor) and not _same_bits(x, before[name]):
+            raise RoundoffError(
+                f"{name} does not come back from the converted network. Please report this with the layer."
+            )
+
+
+def _same_bits(x: torch.Tensor, y: Any) -> bool:
+    if not isinstance(y, torch.Tensor) or x.shape != y.shape or x.dtype != y.dtype:
+        return False
+    if isinstance(x, UninitializedParameter) or x.device.type == "meta":
+        return True
+    x, y = x.detach().contiguous().reshape(-1), y.detach().contiguous().reshape(-1)
+    return torch.equal(x.view(torch.uint8), y.view(torch.uint8)) if x.numel() else True
