@@ -3,6 +3,7 @@
     python benchmarks/cost.py                        # every network, ten seconds each and three rounds at least
     python benchmarks/cost.py transformer fully      # these two: the beginning of a name is enough
     python benchmarks/cost.py --profile transformer  # where the time of one comparison goes
+    python benchmarks/cost.py --explain              # what explain() costs on top, without memory; the goal is 12
     python benchmarks/cost.py --busy                 # one thread and processor time, where others compute as well
 
 Time. In each round three things are timed one after the other: A and B as they are; A and B in float64, by the same
@@ -124,6 +125,20 @@ def measure_time(pair: Pair, seconds: float, clock: Clock) -> Time:
         ratios.append(c / n)
     low, middle, high = statistics.quantiles(ratios, n=4)
     return Time(verdict, statistics.median(natives), statistics.median(wides), middle, (high - low) / 2)
+
+
+def measure_explain(pair: Pair, seconds: float, clock: Clock) -> tuple[float, float]:
+    """The median ratio of ``explain()`` over the native runs, and what share it books."""
+    a, b, x = pair
+    end = time.perf_counter() + seconds
+    comparison = roundoff.compare(a, b, x)
+    native, explained = _block(lambda: (a(x), b(x)), clock), comparison.explain
+    ratios = []
+    while len(ratios) < 3 or time.perf_counter() < end:
+        before, start = native(), clock()
+        booked = explained().booked
+        ratios.append((clock() - start) / ((before + native()) / 2))
+    return statistics.median(ratios), booked
 
 
 # -- memory -------------------------------------------------------------------------------------------------------------
@@ -325,6 +340,7 @@ def main() -> None:
     parser.add_argument(
         "--busy", action="store_true", help="one thread and processor time: for a machine that others use"
     )
+    parser.add_argument("--explain", action="store_true", help="measure explain() instead")
     parser.add_argument("--threads", type=int, default=2, help="threads that PyTorch uses (2)")
     parser.add_argument("--lines", type=int, default=25, help="lines of each part of a profile (25)")
     options = parser.parse_args()
@@ -334,6 +350,11 @@ def main() -> None:
     with torch.no_grad():
         if options.profile:
             show_profile(full_name(options.profile, parser.error), options.lines, clock)
+            return
+        if options.explain:
+            for name in names:
+                ratio, booked = measure_explain(make(name), options.seconds, clock)
+                print(f"{name:<16}  explain {ratio:5.1f} x native, books {booked:.6f}", flush=True)
             return
         show_head()
         for name in names:

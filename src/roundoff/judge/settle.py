@@ -71,6 +71,8 @@ def settle(
         enough = certain < settled.worst[1] < float("inf")  # infinite: exact results or choices, which may yet tip over
         if enough or (len(runs) > 1 and settled.state in (State.SAME, State.TIED)):
             break
+        if settled.state is State.SAME and not crossed and not flips and settled.worst[1] <= SAME / 2:
+            break  # what the kernels show could only make E larger
     return settled
 
 
