@@ -85,6 +85,14 @@ def test_claims_that_are_the_same_anywhere(words: str, holds: bool) -> None:
     assert claim(words).holds is holds, claim(words).found
 
 
+def test_the_two_results_are_replayed() -> None:
+    found = claim("replayed, they give exactly")
+    if "different orders" in found.found or "no tree" in found.found:
+        pytest.skip("a kernel of this machine adds in more than one order")
+    assert found.holds, found.found
+    assert found.found.count("320 of 320 logits") == 2
+
+
 def test_whether_one_sample_is_identical_is_read_off_the_table() -> None:
     single = [row for row in answer().rows if row.samples == 1]
     assert claim("With one sample").holds is all(row.verdict == "identical" for row in single)

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from roundoff.api import Comparison, compare
+from roundoff.errors import RoundoffError
 from roundoff.formats import unit_roundoff, widen
+from roundoff.order.layers import replay_layers
 from roundoff.report.thread import Answer, Claim, Row, size
 from roundoff.rules import Nature, lookup
 from roundoff.tape.leaves import map_operands, operands
@@ -115,11 +117,11 @@ def answer_thread(device: torch.device | str = "cpu", progress: Progress | None 
         rows = []
         cases = list(cases_of_the_question())
         for i, case in enumerate(cases):
-            tell(i, len(cases) + 7, "{}, weights {}: {}, {} samples".format(*case))
+            tell(i, len(cases) + len(CLAIMS), "{}, weights {}: {}, {} samples".format(*case))
             rows.append(run_case(*case, device))
         claims: list[Claim] = []
-        for check in (order, permutation, one_sample, another_function, tall_kernel, segmentation, large_values):
-            tell(len(cases) + len(claims), len(cases) + 7, "claims")
+        for check in CLAIMS:
+            tell(len(cases) + len(claims), len(cases) + len(CLAIMS), "claims")
             claims.append(check(tuple(rows), device))
     return Answer(_answer(tuple(rows)), tuple(rows), tuple(claims), _machine(device))
 
@@ -204,6 +206,27 @@ def _in_each_form(x: Tensor, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
         "conv": from_image(F.conv2d(to_image(x), weight[:, :, None, None], bias)),
         "tensordot": torch.tensordot(x, weight, dims=([2], [1])) + bias,
     }
+
+
+def replayed(rows: tuple[Row, ...], device: torch.device) -> Claim:
+    """Two of the networks added up by software, in the orders in which their kernels add."""
+    words = "The two kernels add in these orders; replayed, they give exactly the two results"
+    how, linear = "each layer's order revealed, and added by software, on the CPU", LinearNetwork(nn.ELU())
+    x, found, holds = torch.randn(BATCH, SAMPLES[-1], WIDTHS[0]), list[str](), True
+    weights = [(layer.weight, layer.bias) for layer in linear.layers if isinstance(layer, nn.Linear)]
+    for form, network in ("linear", linear), ("conv", with_weights_of(linear, ConvNetwork(nn.ELU()))):
+        native = network(x)[0]
+        try:
+            software = replay_layers(form, weights, linear.activation, x)
+        except RoundoffError as error:
+            return Claim(words, how, f"{form}: {error}", False)
+        same = software.matching(native)
+        holds &= same == native.numel() and all(o.certified for o in software.orders)
+        found.append(f"{form}: {same} of {native.numel()} logits; first layer {software.orders[0].story_of_order}")
+    words = "The two kernels add in these orders; replayed, they give exactly the two results"
+    return Claim(
+        words, "each layer's order revealed, and added by software, on the CPU", ".\n".join(found) + ".", holds
+    )
 
 
 class _Movements:
@@ -344,6 +367,9 @@ def large_values(rows: tuple[Row, ...], device: torch.device) -> Claim:
         and large.difference_abs > 1 > large.relative
         and small.difference_abs < large.relative,
     )
+
+
+CLAIMS = (order, replayed, permutation, one_sample, another_function, tall_kernel, segmentation, large_values)
 
 
 def _told(c: Comparison) -> str:
