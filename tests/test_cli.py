@@ -329,7 +329,7 @@ ONE = ["compare", "net.py:double", "net.py:double"]
         ([*ONE, "--args", "float32[3]", "--json", "nowhere/x.json"], "there is no folder nowhere"),
         ([*ONE, "--args", "float32[3]", "--json", "."], "it is a folder"),
         (["compare", "net.py:Whole", "net.py:Half", "--args", "float32[3,8]", "--match-weights"], "bias"),
-        (["convert", "net.py:double", "--to", "conv", "-o", "x.py"], "convert comes in a later release"),
+        (["convert", "net.py:Model(4)", "--to", "conv", "-o", "x.py"], "should end in .safetensors, .pt2 or .onnx"),
         (["order", "linear", "--k", "0"], "k must be at least 2"),
         (["order", "lineal"], "There is no operator 'lineal'"),
         (["order", "linear", "--dtype", "int8"], "There is no dtype 'int8'"),

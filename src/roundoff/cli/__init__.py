@@ -18,6 +18,7 @@ from rich.text import Text
 from roundoff.api import Comparison, Explanation, __version__, compare
 from roundoff.cli import options
 from roundoff.cli.console import Tell, check_writable, end, progress, show
+from roundoff.cli.convert import convert_command
 from roundoff.cli.coverage import cover
 from roundoff.cli.networks import check_inputs, describe_modes, load_network
 from roundoff.cli.order import order_command
@@ -173,12 +174,7 @@ def rules_command(
 _ANYTHING = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
-@app.command("convert", context_settings=_ANYTHING)
-def convert_command() -> None:
-    """Rewrite a network between its forms (in a later release)."""
-    end(lambda: _later("convert"))
-
-
+app.command("convert", cls=options.Command)(convert_command)
 app.command("order")(order_command)
 
 
@@ -189,7 +185,9 @@ def bench_command() -> None:
 
 
 def _later(command: str) -> int:
-    raise RoundoffError(f"roundoff {command} comes in a later release. Now there are compare, order, thread and rules.")
+    raise RoundoffError(
+        f"roundoff {command} comes in a later release. Now there are compare, convert, order, thread and rules."
+    )
 
 
 def main() -> None:

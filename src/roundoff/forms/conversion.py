@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from roundoff.errors import RoundoffError
 from roundoff.forms.maps import Map
@@ -76,7 +77,8 @@ class Conversion:
         wrong += [f"not expected: {name}" for name in state_dict if name not in want]
         for name, shape in want.items():
             x = state_dict.get(name)
-            if isinstance(x, Tensor) and tuple(x.shape) != shape:
+            lazy = isinstance(x, UninitializedParameter)
+            if isinstance(x, Tensor) and not lazy and tuple(x.shape) != shape:
                 wrong.append(f"{name} has the shape {list(x.shape)}, expected {list(shape)}")
         if wrong:
             more = f"\n  and {len(wrong) - 8} more" if len(wrong) > 8 else ""

@@ -110,7 +110,7 @@ def _rewrite(original: nn.Module, new: nn.Module, seen: Seen, to: str) -> Conver
         if isinstance(module, nn.TransformerEncoderLayer):
             vars(module)["activation_relu_or_gelu"] = 0  # its fast path reads the weights and calls no layer
     new = replaced.get(id(new), new)
-    declined += _functional(seen, to)
+    declined += _functional(seen, to, tuple(d.module for d in declined))
     before, after = original.state_dict(), new.state_dict()
     done = Conversion(to, new, tuple(converted), tuple(declined), permutes, maps, _shapes(before))
     _check_weights(done, before, after)
@@ -196,19 +196,23 @@ def _carry_over(old: nn.Module, new: nn.Module) -> None:
             vars(new)[name] = value
 
 
-def _functional(seen: Seen, to: str) -> list[Declined]:
+def _functional(seen: Seen, to: str, told: tuple[str, ...]) -> list[Declined]:
     """The functional calls with a weight, which stay."""
     found = []
     for f in seen.functional:
         conv = f.op in ("conv1d", "conv2d", "conv3d")
-        if conv == (to == "linear"):
+        inside = any(f.module == name or f.module.startswith(f"{name}.") for name in told)
+        if conv == (to == "linear") and not inside:
             reason = f"a functional call with the parameter {f.parameter}; only modules are rewritten in this release"
             found.append(Declined(f.module, f.op, reason))
     return found
 
 
 def _shapes(state: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(getattr(x, "shape", ())) for name, x in state.items()}
+    return {
+        name: () if isinstance(x, UninitializedParameter) else tuple(getattr(x, "shape", ()))
+        for name, x in state.items()
+    }
 
 
 def _check_weights(done: Conversion, before: dict[str, Any], after: dict[str, Any]) -> None:
@@ -226,9 +230,11 @@ def _check_weights(done: Conversion, before: dict[str, Any], after: dict[str, An
 
 
 def _same_bits(x: torch.Tensor, y: Any) -> bool:
+    if isinstance(x, UninitializedParameter):
+        return isinstance(y, UninitializedParameter)
     if not isinstance(y, torch.Tensor) or x.shape != y.shape or x.dtype != y.dtype:
         return False
-    if isinstance(x, UninitializedParameter) or x.device.type == "meta":
+    if x.device.type == "meta":
         return True
     x, y = x.detach().contiguous().reshape(-1), y.detach().contiguous().reshape(-1)
     return torch.equal(x.view(torch.uint8), y.view(torch.uint8)) if x.numel() else True
