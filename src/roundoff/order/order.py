@@ -94,13 +94,16 @@ class Order:
     @property
     def bound(self) -> float | None:
         """What the rounding of such a sum cannot exceed, relative to the sum of the magnitudes of its summands:
-        γ_h = h u / (1 - h u) with the depth h, and one more rounding for each product that is not fused (Higham, Accuracy
-        and Stability of Numerical Algorithms, §3.1, §4.2). None without a certificate, or for a result in a shorter
-        format than that of the additions."""
-        if not self.certified or self.variants[0].arithmetic.adds_in != self.dtype:
+        γ_h = h u / (1 - h u), h being the depth and one more, for a product or a division is rounded too, even where
+        multiply-adds are fused: the first product has nothing to be fused with (Higham, Accuracy and Stability of
+        Numerical Algorithms, §3.1, §4.2). None without a certificate, for a result in a shorter format than that of the
+        additions, and for additions of more than two at once."""
+        ways = [v.arithmetic for v in self.variants]
+        wide = any(v.tree.widest > 2 for v in self.variants)
+        if not self.certified or wide or any(how.adds_in != self.dtype for how in ways):
             return None
-        rounded = self._products and self.fused is not True
-        h = (max(v.tree.depth for v in self.variants) + (1 if rounded else 0)) * unit_roundoff(self.dtype)
+        more = 2 if any(how.division == "multiply" for how in ways) else 1
+        h = (max(v.tree.depth for v in self.variants) + more) * unit_roundoff(self.dtype)
         return h / (1 - h)
 
     def replay(self, x: Tensor, w: Tensor | None = None, b: Tensor | None = None) -> Tensor:
