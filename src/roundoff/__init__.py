@@ -1,8 +1,10 @@
 """Two networks that should be the same give different numbers: is it round-off, or a bug?"""
 
+from roundoff import exact
 from roundoff.api import Comparison, __version__, assert_same, compare, record, reveal_order
 from roundoff.api_convert import convert
 from roundoff.errors import NotSame, RoundoffError
+from roundoff.exact.making import make_exact
 from roundoff.forms import Conversion
 from roundoff.order import Order, SumTree
 from roundoff.records import Evidence, Finding, Output, Verdict
@@ -25,6 +27,8 @@ __all__ = [
     "assert_same",
     "compare",
     "convert",
+    "exact",
+    "make_exact",
     "record",
     "register_rule",
     "reveal_order",

@@ -6,6 +6,23 @@ function is correctly rounded. What is made of several of them is one written ex
 
 from __future__ import annotations
 
+from typing import Any
+
+from roundoff.exact import ops, rules
+from roundoff.exact.compound import (
+    attention,
+    batch_norm,
+    cross_entropy,
+    elu,
+    gelu,
+    group_norm,
+    l1_loss,
+    layer_norm,
+    log_softmax,
+    mse_loss,
+    softmax,
+    softplus,
+)
 from roundoff.exact.contractions import (
     bmm,
     conv1d,
@@ -14,15 +31,35 @@ from roundoff.exact.contractions import (
     conv_transpose1d,
     conv_transpose2d,
     conv_transpose3d,
-    convolution,
     linear,
     matmul,
     mean,
     sum,
     tensordot,
 )
+from roundoff.exact.elementwise import FUNCTIONS
+from roundoff.exact.making import Exact, make_exact
+from roundoff.exact.mode import mode
+from roundoff.exact.rounding import short_dtype
+
+
+def __getattr__(name: str) -> Any:
+    """The elementwise functions: ``exp(x)``, ``log(x)``, ``sqrt(x)`` and the others."""
+    if name not in FUNCTIONS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def function(x: Any) -> Any:
+        short_dtype(name, x)
+        return ops.each(x, name)
+
+    function.__name__ = name
+    return function
+
 
 __all__ = [
+    "Exact",
+    "attention",
+    "batch_norm",
     "bmm",
     "conv1d",
     "conv2d",
@@ -30,10 +67,22 @@ __all__ = [
     "conv_transpose1d",
     "conv_transpose2d",
     "conv_transpose3d",
-    "convolution",
+    "cross_entropy",
+    "elu",
+    "gelu",
+    "group_norm",
+    "l1_loss",
+    "layer_norm",
     "linear",
+    "log_softmax",
+    "make_exact",
     "matmul",
     "mean",
+    "mode",
+    "mse_loss",
+    "rules",
+    "softmax",
+    "softplus",
     "sum",
     "tensordot",
 ]
