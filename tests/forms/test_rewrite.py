@@ -113,6 +113,26 @@ class Functional(nn.Module):
         return F.linear(self.fc(x), self.fc.weight) @ self.w.T
 
 
+class Listed(nn.Module):
+    """Holds a layer in a plain list too, and calls it by keyword and by either name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+        self.held = [self.fc]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.held[0](self.fc(input=x)).view(-1)
+
+
+def test_whoever_holds_a_layer_has_the_new_one() -> None:
+    model = roundoff.convert(Listed(), torch.randn(2, 4), "conv").model
+    assert model.held[0] is model.fc and isinstance(model.fc, nn.Conv1d)
+    y = model(torch.ones(2, 4))
+    nn.init.zeros_(model.fc.weight)
+    assert not torch.equal(model(torch.ones(2, 4)), y)
+
+
 def weight_normed() -> nn.Module:
     with pytest.warns(FutureWarning):
         return nn.utils.weight_norm(nn.Linear(4, 4))

@@ -104,12 +104,10 @@ def _rewrite(original: nn.Module, new: nn.Module, seen: Seen, to: str) -> Conver
         for parameter, way in changed.get(id(module), {}).items()
     }
     for module in list(new.modules()):
-        for key, child in module._modules.items():
-            if child is not None and id(child) in replaced:
-                module._modules[key] = replaced[id(child)]
+        if id(module) in replaced:
+            _become(module, replaced[id(module)])
         if isinstance(module, nn.TransformerEncoderLayer):
             vars(module)["activation_relu_or_gelu"] = 0  # its fast path reads the weights and calls no layer
-    new = replaced.get(id(new), new)
     declined += _functional(seen, to, tuple(d.module for d in declined))
     before, after = original.state_dict(), new.state_dict()
     done = Conversion(to, new, tuple(converted), tuple(declined), permutes, maps, _shapes(before))
@@ -194,6 +192,13 @@ def _carry_over(old: nn.Module, new: nn.Module) -> None:
     for name, value in vars(old).items():
         if name not in vars(new) and not hasattr(type(new), name):
             vars(new)[name] = value
+
+
+def _become(old: nn.Module, new: nn.Module) -> None:
+    """``old`` turns into ``new`` and stays the same object, so that whoever holds it (a list, a hook) has the new layer."""
+    old.__class__ = new.__class__
+    vars(old).clear()
+    vars(old).update(vars(new))
 
 
 def _functional(seen: Seen, to: str, told: tuple[str, ...]) -> list[Declined]:
