@@ -202,7 +202,7 @@ def _given(fn: Callable[[Tensor], Any], shape: Shape) -> Kernel:
             got = fn(x[0].clone())
         except Exception as error:
             raise RoundoffError(
-                f"The function raised {type(error).__name__}: {error}. It was given {shape.k} numbers of {shape.dtype} up to "
+                f"The function raised {type(error).__name__}: {error}. It was given {shape.k} {shape.dtype} up to "
                 f"{float(x[0].abs().max()):.3g}, and must add any numbers: very large ones are the masks."
             ) from error
         y = got.detach() if isinstance(got, Tensor) else torch.as_tensor(got)
