@@ -3,7 +3,7 @@
 A function is computed in float64. Its value is taken to be within ``ROOM`` of itself, relatively; where both ends of
 that interval round to the same number, it is the correctly rounded one. The few others are computed to hundreds of
 digits. ``ROOM`` is the one thing here that is assumed and not proved: no float64 function of PyTorch comes with a proof.
-It is at least 16 times what was measured against 50 digits (benchmarks/exact.py measures it again).
+It is at least 16 times what was measured against 400 bits.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from roundoff.formats import U64
 
 BLOCK = 1 << 21  # float64 numbers that are alive at once for the rows of one block, 16 MB
 TEST = 1 << 16  # elements whose ends are held against each other at once: they fit the cache
+PART = 512  # terms that are added by one product: an addition passes through fewer others, so the bound is smaller
 PAIRS = 1 << 20  # products that are written out at once for elements that are left
 
 
@@ -51,14 +52,14 @@ def products(left: Tensor, right: Tensor, bias: Tensor | None, dtype: torch.dtyp
 
 def _block(x: Tensor, w: Tensor, w_norm: Tensor, bias: Tensor | None, out: Tensor) -> None:
     """One block of rows: [m, k] times [k, n]."""
-    y = torch.mm(x, w)
+    y, depth = _product(x, w)
     x_norm = torch.linalg.vector_norm(x, dim=1) if x.shape[1] else x.new_zeros(len(x))
     size = x_norm * w_norm.max()
     if bias is not None:
         added = bias.to(torch.float64)
         y += added
         size = size + added.abs().amax()
-    radius = (size * slack(x.shape[1] + 1))[:, None]
+    radius = (size * slack(depth))[:, None]
     left = []
     step = max(1, TEST // y.shape[1])
     for i in range(0, len(y), step):
@@ -73,7 +74,16 @@ def _block(x: Tensor, w: Tensor, w_norm: Tensor, bias: Tensor | None, out: Tenso
     if left:
         m, n = (torch.cat(index) for index in zip(*left, strict=True))
         more = None if bias is None else bias[m, n].to(torch.float64)
-        out[m, n] = _decide(x, w.T, m, n, y[m, n], x_norm[m] * w_norm[n], more, out.dtype)
+        out[m, n] = _decide(x, w.T, m, n, y[m, n], x_norm[m] * w_norm[n], more, out.dtype, depth)
+
+
+def _product(x: Tensor, w: Tensor) -> tuple[Tensor, int]:
+    """``x @ w``, and how many additions a term passes through at most, a bias included."""
+    terms = x.shape[1]
+    y = torch.mm(x[:, :PART], w[:PART])
+    for k in range(PART, terms, PART):
+        y += torch.mm(x[:, k : k + PART], w[k : k + PART])  # never into y itself: its kernel could go on from there
+    return y, min(terms, PART) + -(-terms // PART) + 1
 
 
 def _small(left: Tensor, right: Tensor, bias: Tensor | None, out: Tensor) -> None:
@@ -101,14 +111,14 @@ def _small(left: Tensor, right: Tensor, bias: Tensor | None, out: Tensor) -> Non
             m, n = at[0] * rows + at[1], at[0] * columns + at[2]
             more = None if added is None else added[at]
             flat = x.reshape(n_batch * rows, terms), w.transpose(1, 2).reshape(n_batch * columns, terms)
-            part[at] = _decide(*flat, m, n, y[at], norms[at], more, out.dtype)
+            part[at] = _decide(*flat, m, n, y[at], norms[at], more, out.dtype, terms + 1)
 
 
 def _decide(x: Tensor, w: Tensor, m: Tensor, n: Tensor, y: Tensor, norms: Tensor, bias: Tensor | None,
-            dtype: torch.dtype) -> Tensor:  # fmt: skip
+            dtype: torch.dtype, depth: int) -> Tensor:  # fmt: skip
     """The elements ``x[m] · w[n] + bias``, whose float64 values are ``y``, rounded once."""
     size = norms if bias is None else norms + bias.abs()
-    radius = size * slack(x.shape[1] + 1)
+    radius = size * slack(depth)
     rows, which_m = m.unique(return_inverse=True)
     columns, which_n = n.unique(return_inverse=True)
     if len(m) > 2 * (len(rows) + len(columns)):
