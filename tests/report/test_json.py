@@ -96,7 +96,7 @@ def test_what_was_there_stays_when_writing_fails(
     def fail(*args: object) -> None:
         raise failure
 
-    monkeypatch.setattr("roundoff.report.json.os.replace", fail)
+    monkeypatch.setattr("roundoff.files.os.replace", fail)
     with pytest.raises(RoundoffError if isinstance(failure, OSError) else KeyboardInterrupt):
         write("new", target)
     assert target.read_text() == "old"
