@@ -246,6 +246,6 @@ def test_a_machine_path_is_caught() -> None:
     planted = {
         "a.py": f"open('{slash}home{slash}me{slash}x')",
         "b.md": f"see {slash}tmp{slash}w",
-        "c.md": "https://example.org/home/page and ~/work/x and src/work/x",
+        "c.md": "https://example.org/home/page and ~/opt/x and src/opt/x",
     }
     assert [line.split(":")[0] for line in machine_paths(planted)] == ["a.py", "b.md"]

@@ -122,3 +122,21 @@ class Account:
     booked: float
     residual_abs: float
     findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A layer that was rewritten: its name in the network, and what it was and is."""
+
+    module: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Declined:
+    """A layer, or a functional call, that stays as it was, and why."""
+
+    module: str
+    what: str
+    reason: str

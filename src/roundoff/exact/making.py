@@ -10,6 +10,7 @@ from torch import nn
 from roundoff.errors import RoundoffError
 from roundoff.exact.mode import ExactModel
 from roundoff.exact.rounding import SHORT
+from roundoff.records import Converted, Declined
 
 #: Modules whose functions have exact counterparts.
 LAYERS: tuple[type[nn.Module], ...] = (
@@ -24,23 +25,6 @@ MOVES: tuple[type[nn.Module], ...] = (
     nn.Identity, nn.Flatten, nn.Unflatten, nn.ReLU, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.Embedding,
     nn.Dropout, nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.PixelShuffle, nn.ZeroPad2d,
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Converted:
-    """A module that is exact now: its name in the network, and what it is."""
-
-    module: str
-    what: str
-
-
-@dataclass(frozen=True)
-class Declined:
-    """A module that could not be made exact, and why."""
-
-    module: str
-    what: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -81,7 +65,7 @@ def make_exact(model: nn.Module) -> Exact:
                 Declined(name, kind, f"its parameters are {', '.join(sorted(wrong))}, with no wider product here")
             )
         elif type(module) in LAYERS:
-            converted.append(Converted(name, kind))
+            converted.append(Converted(name, kind, f"exact {kind}"))
         elif type(module) not in MOVES and type(module).__module__.startswith("torch.nn"):
             declined.append(Declined(name, kind, "no exact expression is written for it"))
     return Exact(ExactModel(copy.deepcopy(model)), tuple(converted), tuple(declined))

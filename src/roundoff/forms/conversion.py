@@ -11,24 +11,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from roundoff.errors import RoundoffError
 from roundoff.forms.maps import Map
-
-
-@dataclass(frozen=True)
-class Converted:
-    """A layer that was rewritten: its name in the network, and what it was and is."""
-
-    module: str
-    before: str
-    after: str
-
-
-@dataclass(frozen=True)
-class Declined:
-    """A layer, or a functional call, that stays as it was, and why."""
-
-    module: str
-    what: str
-    reason: str
+from roundoff.records import Converted, Declined
 
 
 @dataclass(frozen=True)

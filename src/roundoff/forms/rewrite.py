@@ -13,11 +13,12 @@ from torch.nn.utils.parametrize import is_parametrized
 from roundoff.errors import RoundoffError
 from roundoff.forms import back, conv_to_linear, flat_to_conv, linear_to_conv
 from roundoff.forms.check import check_exactly
-from roundoff.forms.conversion import Conversion, Converted, Declined
+from roundoff.forms.conversion import Conversion
 from roundoff.forms.layers import ChannelLinear, FromFlat, OverLastAxis, Rewritten
 from roundoff.forms.maps import Map
 from roundoff.forms.observe import Seen, copied, observe
 from roundoff.forms.rule import Site
+from roundoff.records import Converted, Declined
 from roundoff.tape.trace import random_state, set_random_state
 
 #: The first rule that applies is used.
