@@ -28,7 +28,6 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("judge", "forms", "order", "exact"),
     ("report",),
     ("api",),
-    ("api_convert",),
     ("",),  # roundoff itself: the public names
     ("thread",),
     ("cli",),

@@ -15,7 +15,7 @@ import torch
 import typer
 from rich.text import Text
 
-from roundoff.api import Comparison, Explanation, __version__, compare
+from roundoff.api import Comparison, Explanation, compare
 from roundoff.cli import options
 from roundoff.cli.console import Tell, check_writable, end, progress, show
 from roundoff.cli.convert import convert_command
@@ -30,6 +30,7 @@ from roundoff.report.html import check_packages
 from roundoff.report.json import as_json, write
 from roundoff.report.thread import answer_page
 from roundoff.thread import answer_thread
+from roundoff.version import __version__
 
 EXIT = {Verdict.IDENTICAL: 0, Verdict.ROUNDOFF: 0, Verdict.DIFFERENT: 1, Verdict.UNDECIDED: 3}
 

@@ -17,7 +17,7 @@ from rich.text import Text
 from safetensors.torch import save_file
 from torch import nn
 
-from roundoff.api_convert import convert
+from roundoff.api import convert
 from roundoff.cli import options
 from roundoff.cli.console import check_writable, end, progress, show
 from roundoff.cli.networks import check_inputs, load_network

@@ -12,13 +12,14 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from roundoff.api import __version__, reveal_order
+from roundoff.api import reveal_order
 from roundoff.cli import options
 from roundoff.cli.console import check_writable, end, progress, show
 from roundoff.errors import RoundoffError
 from roundoff.order.kernels import DTYPES
 from roundoff.report.json import as_json, write
 from roundoff.report.order import orders_as_dict, orders_page
+from roundoff.version import __version__
 
 VARIED = ("batch", "threads", "layout", "bias", "out", "dtype")
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}

@@ -1,4 +1,4 @@
-"""The public functions: the only place, with the command line, that puts the stages together."""
+"""Compare two networks: the judgement, and what can be asked of it."""
 
 from __future__ import annotations
 
@@ -8,31 +8,25 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
-import torch
 from rich.console import Console, ConsoleOptions, RenderResult
-from torch import Tensor
 
+from roundoff.api.explanation import Explanation, written_json
+from roundoff.api.record import as_tuple
 from roundoff.errors import NotSame, RoundoffError
 from roundoff.judge.ledger import at_element, in_directions, open_account
 from roundoff.judge.matching import matched_weights
 from roundoff.judge.parting import align
 from roundoff.judge.verdict import Judgement, judge
-from roundoff.order.kernels import Shape
-from roundoff.order.order import Order
-from roundoff.order.reveal import reveal
-from roundoff.records import Account, Booking, Evidence, Finding, Kind, Output, Verdict
+from roundoff.records import Evidence, Finding, Kind, Output, Verdict
 from roundoff.replay.run import Side
 from roundoff.report import html, terminal
 from roundoff.report import json as json_report
-from roundoff.report.account import account_view
 from roundoff.report.heat import heat_of
 from roundoff.report.tapes import aligned_rows
 from roundoff.report.view import view
 from roundoff.tape.modes import PLAIN, Modes, current_modes
-from roundoff.tape.record import Tape, record_run
 from roundoff.tape.trace import random_state
-
-__version__ = "0.1.0"
+from roundoff.version import __version__
 
 Progress = Callable[[int, int, str], None]
 
@@ -120,7 +114,7 @@ class Comparison:
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
         """The same as JSON text; also written to ``path``, whole or not at all, where one is given."""
-        return _json(self.to_dict(), path)
+        return written_json(self.to_dict(), path)
 
     def to_html(
         self,
@@ -172,69 +166,6 @@ class Comparison:
         return {"text/plain": terminal.text(shown), "text/html": terminal.notebook(shown)}
 
 
-class Explanation:
-    """Where a difference comes from: the ledger of :meth:`Comparison.explain`. Printing it shows the largest shares."""
-
-    def __init__(self, account: Account) -> None:
-        self._account = account
-
-    @property
-    def target(self) -> str:
-        """What was taken apart, in words."""
-        return self._account.target
-
-    @property
-    def difference(self) -> float:
-        """A - B there, in the units of the output; of several directions the root mean square."""
-        return self._account.difference
-
-    @property
-    def ledger(self) -> tuple[Booking, ...]:
-        """Every step of both networks, the largest share first."""
-        return self._account.ledger
-
-    @property
-    def real_share(self) -> float:
-        """The share of the real difference: what is left of the difference in exact arithmetic."""
-        return self._account.real_share
-
-    @property
-    def booked(self) -> float:
-        """The sum of all shares: 1.0 when the whole difference is booked."""
-        return self._account.booked
-
-    @property
-    def residual_abs(self) -> float:
-        """What is left unbooked, in the units of the output."""
-        return self._account.residual_abs
-
-    @property
-    def findings(self) -> tuple[Finding, ...]:
-        """What only the ledger can tell."""
-        return self._account.findings
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data: dicts, lists, strings and numbers; ``schema`` names its version."""
-        return json_report.account_as_dict(self._account, __version__)
-
-    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
-        """The same as JSON text; also written to ``path``, whole or not at all, where one is given."""
-        return _json(self.to_dict(), path)
-
-    def __str__(self) -> str:
-        return terminal.text(account_view(self._account))
-
-    def __repr__(self) -> str:
-        return f"<Explanation of {self.target}: {len(self.ledger)} steps, {self.booked:.2%} booked>"
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield terminal.render_account(account_view(self._account))
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
-        shown = account_view(self._account)
-        return {"text/plain": terminal.text(shown), "text/html": terminal.notebook(shown)}
-
-
 def compare(
     a: Callable[..., Any],
     b: Callable[..., Any],
@@ -274,7 +205,7 @@ def compare(
     for name, model in (("A", a), ("B", b)):
         if not callable(model):
             raise RoundoffError(f"{name} is a {type(model).__name__}, not callable. Give a module or a function.")
-    args = _tuple(args)
+    args = as_tuple(args)
     kwargs = dict(kwargs or {})
     say = progress or _silent
     randomness = random_state()
@@ -300,68 +231,6 @@ def assert_same(a: Callable[..., Any], b: Callable[..., Any], args: Any, kwargs:
         raise NotSame(str(comparison))
 
 
-def record(model: Callable[..., Any], args: Any, kwargs: dict[str, Any] | None = None) -> Tape:
-    """Run ``model`` and keep every executed ATen operation, with its operands, module and source line.
-
-    >>> import torch
-    >>> tape = record(torch.nn.Linear(3, 2), torch.ones(1, 3))
-    >>> [str(step.op) for step in tape]
-    ['aten.t.default', 'aten.addmm.default']
-    >>> tape.replay()[0].shape
-    torch.Size([1, 2])
-    """
-    return record_run(model, _tuple(args), dict(kwargs or {}))
-
-
-def reveal_order(
-    op: str | Callable[[Tensor], Any],
-    k: int = 256,
-    bias: bool = True,
-    batch: int = 16,
-    out: int = 64,
-    dtype: torch.dtype = torch.float32,
-    layout: str | None = None,
-    threads: int | None = None,
-    op_args: dict[str, Any] | None = None,
-) -> Order:
-    """In which order does an operator add, at this exact shape? The bias is one of the summands.
-
-    ``op`` is ``linear``, ``conv1d``, ``conv2d``, ``conv3d``, ``tensordot``, ``matmul``, ``bmm``, ``einsum``, ``sum`` or
-    ``mean``, or a function of a tensor [k] that gives the sum of its values as one number; for a function only ``k``,
-    ``dtype`` and ``threads`` count. ``k`` is the number of products that each output adds (for a convolution channels
-    times places of the kernel), ``batch`` and ``out`` are the numbers of rows and of outputs. ``layout`` is
-    ``contiguous`` (the default), ``transposed`` (the input stored by columns) or, for convolutions, ``channels_last``.
-    ``op_args``: for convolutions ``kernel_size``, ``stride``, ``padding``, ``dilation``, ``groups`` and ``size``, that of
-    the image; for linear, tensordot and matmul ``size``, dimensions between batch and k; for bmm ``groups``; for einsum
-    ``equation``, in b, k and o. ``threads`` is set meanwhile.
-
-    The operator is run on masks among ones, and on random numbers, which software adds in the order that was found:
-    ``certified`` is True when the bits are the same on every sampled output. Where a kernel adds in no tree, ``tree`` is
-    None and ``reason`` says what was seen.
-
-    Raises RoundoffError for what is no sum, ignores its input, is not deterministic or overflows with the masks, for
-    fewer than two summands, and for shapes that do not fit.
-
-    >>> import torch
-    >>> o = reveal_order(lambda v: (v[0] + v[1]) + (v[2] + v[3]), k=4)
-    >>> o.tree.nested(), o.certified
-    (((0, 1), (2, 3)), True)
-    >>> reveal_order("linear", k=8, batch=4, out=4).certified
-    True
-
-    Source: Xie et al., "Revealing Floating-Point Accumulation Orders in Software/Hardware Implementations", USENIX ATC
-    2025; what was added to it is in docs/order.md.
-    """
-    return reveal(op, Shape(k, bias, batch, out, dtype, layout or "contiguous", dict(op_args or {})), threads)
-
-
-def _json(data: dict[str, Any], path: str | os.PathLike[str] | None) -> str:
-    text = json_report.as_json(data)
-    if path is not None:
-        json_report.write(text, path)
-    return text
-
-
 def _silent(done: int, total: int, text: str) -> None:
     """No progress is shown."""
 
@@ -372,14 +241,3 @@ def _half_of_free() -> float:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") / 2
     except (AttributeError, ValueError, OSError):
         return 4e9
-
-
-def _tuple(args: Any) -> tuple[Any, ...]:
-    if isinstance(args, tuple):
-        return args
-    if isinstance(args, Tensor) or not isinstance(args, list):
-        return (args,)
-    return tuple(args)
-
-
-__all__ = ["Comparison", "Explanation", "assert_same", "compare", "record", "reveal_order"]

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from roundoff.api import compare
+from roundoff.api.comparison import compare
 from roundoff.errors import NotSame, RoundoffError
 from roundoff.forms import Conversion, rewrite, second_input
 from roundoff.records import Verdict
@@ -70,6 +70,3 @@ def _refuse(comparison: Any, done: Conversion) -> None:
     if comparison.verdict == Verdict.DIFFERENT:
         layers = ", ".join(c.module or "(root)" for c in done.converted)
         raise NotSame(f"The converted network is not the same. Converted: {layers}.\n{comparison}")
-
-
-__all__ = ["convert"]
