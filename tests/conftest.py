@@ -22,6 +22,7 @@ def leftovers() -> dict[str, object]:
         "autocast": torch.is_autocast_enabled("cpu"),
         "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
         "float32 precision": torch.get_float32_matmul_precision(),
+        "float32 precision of products": torch.backends.mkldnn.matmul.fp32_precision,
         "dispatch mode": _python_dispatch._get_current_dispatch_mode(),
         "forward hooks": len(module._global_forward_hooks),
         "forward pre-hooks": len(module._global_forward_pre_hooks),

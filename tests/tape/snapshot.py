@@ -51,6 +51,11 @@ def process() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "precision": torch.get_float32_matmul_precision(),
+        "precision by backend": (
+            *(getattr(torch.backends.mkldnn, part).fp32_precision for part in ("matmul", "conv", "rnn")),
+            torch.backends.cudnn.conv.fp32_precision,
+            torch.backends.cuda.matmul.fp32_precision,
+        ),
         "hooks": (len(hooks._global_forward_hooks), len(hooks._global_forward_pre_hooks)),
         "functions": (torch.tensor, torch.as_tensor),
         "methods": {k: v for k, v in vars(Tensor).items() if k in ("numpy", "tolist", "new_tensor", "__setitem__")},

@@ -129,6 +129,7 @@ def sets_the_process(model: Any, x: Tensor) -> None:
     torch.set_num_threads(2)
     torch.use_deterministic_algorithms(True)
     torch.set_float32_matmul_precision("medium")
+    torch.backends.mkldnn.conv.fp32_precision = "bf16"
     torch.manual_seed(3)
     np.random.seed(1)
     random.seed(3)

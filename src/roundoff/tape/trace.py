@@ -16,13 +16,26 @@ from roundoff.tape.objects import Objects
 from roundoff.tape.storages import StorageMap, has_storage
 from roundoff.tape.watch import Step
 
-#: Global settings: how to ask for them and how to set them.
-_SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
+_Setting = tuple[Callable[[], Any], Callable[[Any], Any]]  # how to ask for it and how to set it
+
+
+def _precision_of(owner: Any) -> _Setting:
+    return lambda: owner.fp32_precision, lambda value: setattr(owner, "fp32_precision", value)
+
+
+_OWNERS = [
+    getattr(getattr(torch.backends, backend), part, None)
+    for backend, parts in (("mkldnn", ("matmul", "conv", "rnn")), ("cudnn", ("conv", "rnn")), ("cuda", ("matmul",)))
+    for part in parts
+]
+#: Global settings. Setting the precision of all products also sets it for each backend, so those come after it.
+_SETTINGS: tuple[_Setting, ...] = (
     (torch.get_default_dtype, torch.set_default_dtype),
     (torch.get_num_threads, torch.set_num_threads),
     (torch.is_grad_enabled, torch.set_grad_enabled),
     (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
     (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    *(_precision_of(owner) for owner in _OWNERS if hasattr(owner, "fp32_precision")),  # PyTorch 2.9 and later
 )
 
 

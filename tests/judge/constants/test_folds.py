@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 import roundoff
-from roundoff.judge.folds import Norm, NormLog, find_folds
+from roundoff.judge.constants.folds import Norm, NormLog, find_folds
 from roundoff.replay.run import Side, run_wide
 from roundoff.tape.trace import random_state
 

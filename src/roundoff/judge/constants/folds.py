@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from roundoff.formats import widen
-from roundoff.judge.derived import DerivedLog, Variance, near
-from roundoff.judge.scales import Scales, find_scaled, scale_of, verified
+from roundoff.judge.constants.derived import DerivedLog, Variance, near
+from roundoff.judge.constants.scales import Scales, find_scaled, scale_of, verified
 from roundoff.tape.watch import Step
 
 

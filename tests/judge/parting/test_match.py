@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from roundoff.judge.marks import read_marks
 from roundoff.judge.parting import Alignment, align, describe_parting
+from roundoff.judge.parting.marks import read_marks
 from roundoff.replay.run import Side
 from roundoff.tape.trace import random_state
 

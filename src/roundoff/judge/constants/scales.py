@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from roundoff.formats import same_bits, widen
-from roundoff.judge.derived import Derived, near, vectors
+from roundoff.judge.constants.derived import Derived, near, vectors
 
 
 def verified(target: Tensor, candidates: Iterator[Tensor]) -> Tensor | None:

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.judge import planted_attention, planted_sequence, planted_vision
-from tests.judge.planted_vision import shaken
+from tests.judge.parting import planted_attention, planted_sequence, planted_vision
+from tests.judge.parting.planted_vision import shaken
 
 from roundoff.judge.parting import Alignment, align, describe_parting
 from roundoff.replay.run import Side

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from roundoff.judge.marks import Mark, Marks, Role
+from roundoff.judge.parting.marks import Mark, Marks, Role
 
 #: Values that rounding moves by more than this, relative, are not held against others; those that come near it are no
 #: place of parting, for the same values on the other side may be beyond it.

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from roundoff.formats import widen
-from roundoff.judge.inside import values_inside
+from roundoff.judge.parting.inside import values_inside
 from roundoff.replay.redo import redo
 from roundoff.replay.run import Side, run_wide
 from roundoff.replay.twins import Twins

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from roundoff.judge.arrangement import layouts
-from roundoff.judge.fingerprint import Fingerprint, fingerprint
+from roundoff.judge.parting.arrangement import layouts
+from roundoff.judge.parting.fingerprint import Fingerprint, fingerprint
 
 Y = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from roundoff.judge import precision
-from roundoff.judge.precision import explain_error, permitted, setting_of
-from roundoff.judge.shorter import Hypothesis
+from roundoff.judge.kernels import precision
+from roundoff.judge.kernels.precision import explain_error, permitted, setting_of
+from roundoff.judge.kernels.shorter import Hypothesis
 from roundoff.replay.run import Side, run_wide
 from roundoff.replay.wide import Executed
-from roundoff.tape.trace import random_state
+from roundoff.tape.trace import random_state, untouched
 
 
 def executed(x: Tensor, w: Tensor) -> Executed:
@@ -206,13 +206,10 @@ def test_what_allows_sums_in_a_short_format(monkeypatch: pytest.MonkeyPatch, nam
     ("name", "expected"), [("highest", set()), ("high", BOTH), ("medium", {*BOTH, Hypothesis.BFLOAT16})]
 )
 def test_the_older_setting_counts_as_well(name: str, expected: set[Hypothesis]) -> None:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(name)
-    try:
+    with untouched(None, ()):
+        torch.set_float32_matmul_precision(name)
         assert {h for h in Hypothesis if permitted("aten.mm.default", "cpu", h)} == expected
         assert not any(permitted("aten.convolution.default", "cpu", h) for h in Hypothesis)
         said = setting_of("aten.mm.default", "cpu", Hypothesis.TF32)
         assert said is not None
         assert said.allows is bool(expected) and "torch.set_float32_matmul_precision('highest')" in said.off
-    finally:
-        torch.set_float32_matmul_precision(before)

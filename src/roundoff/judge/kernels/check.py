@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from roundoff.formats import UNIT_ROUNDOFF, is_inexact, widen
-from roundoff.judge.parts import PART, parts_of
-from roundoff.judge.precision import Setting, explain_error, permitted, setting_of
-from roundoff.judge.shorter import Hypothesis
-from roundoff.judge.stability import weigh_stability
+from roundoff.judge.kernels.parts import PART, parts_of
+from roundoff.judge.kernels.precision import Setting, explain_error, permitted, setting_of
+from roundoff.judge.kernels.shorter import Hypothesis
+from roundoff.judge.kernels.stability import weigh_stability
 from roundoff.replay.twins import Twins
 from roundoff.replay.wide import Executed
 from roundoff.rules import Call, Limit, Nature

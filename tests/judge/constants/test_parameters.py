@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from roundoff.judge.parameters import Changed, match
+from roundoff.judge.constants.parameters import Changed, match
 
 W = torch.arange(24.0).reshape(4, 6).sin()
 B = torch.arange(4.0).cos() + 0.1

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from roundoff.formats import is_inexact, widen
 from roundoff.judge.difference import SAME
-from roundoff.judge.fingerprint import UNKNOWN, Fingerprint, fingerprint, relaid
-from roundoff.judge.inside import values_inside
+from roundoff.judge.parting.fingerprint import UNKNOWN, Fingerprint, fingerprint, relaid
+from roundoff.judge.parting.inside import values_inside
 from roundoff.replay.noise import perturb
 from roundoff.replay.run import Leaf, Side, run_wide
 from roundoff.replay.twins import Twins

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from roundoff.formats import UNIT_ROUNDOFF, widen
-from roundoff.judge.shorter import Hypothesis, candidates
+from roundoff.judge.kernels.shorter import Hypothesis, candidates
 from roundoff.replay.redo import redo
 from roundoff.replay.wide import Executed
 from roundoff.rules.rule import Products

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from roundoff.formats import UNIT_ROUNDOFF, widen
 from roundoff.judge.case import Case
-from roundoff.judge.derived import DerivedLog
+from roundoff.judge.constants.derived import DerivedLog
+from roundoff.judge.constants.folds import Fold, NormLog, find_folds
+from roundoff.judge.constants.parameters import Changed, Matching, match
 from roundoff.judge.difference import FLOOR, real_difference
-from roundoff.judge.folds import Fold, NormLog, find_folds
-from roundoff.judge.parameters import Changed, Matching, match
 from roundoff.judge.settle import Settled, State, settle
 from roundoff.records import Kind, Verdict
 from roundoff.replay.run import Ran, Side, run_wide

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from roundoff.judge.align import Match, Places, find_places, match_values
-from roundoff.judge.arrangement import first_misplaced, layouts, misplaced
 from roundoff.judge.case import Case
-from roundoff.judge.caught import Caught, catch_step
-from roundoff.judge.marks import Mark, Marks, Role, read_marks
+from roundoff.judge.parting.arrangement import first_misplaced, layouts, misplaced
+from roundoff.judge.parting.caught import Caught, catch_step
+from roundoff.judge.parting.marks import Mark, Marks, Role, read_marks
+from roundoff.judge.parting.match import Match, Places, find_places, match_values
 from roundoff.records import Kind
 from roundoff.replay.run import Side
 

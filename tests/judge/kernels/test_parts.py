@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from tests.judge.test_kernels import changed, planted
+from tests.judge.kernels.test_check import changed, planted
 from torch import Tensor, nn
 
 from roundoff.judge.kernels import KernelCheck
-from roundoff.judge.parts import PART, parts_of
+from roundoff.judge.kernels.parts import PART, parts_of
 from roundoff.replay.run import Side, run_wide
 from roundoff.replay.wide import Executed
 from roundoff.rules import lookup
@@ -105,7 +105,7 @@ def test_a_fault_in_any_part_is_found_at_its_place(op: str, make: Any, at: int) 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name.startswith("_scaled") or "layer" in name])
 def test_the_least_bound_is_no_larger_than_the_others(name: str) -> None:
-    from roundoff.judge.kernels import _call, limits
+    from roundoff.judge.kernels.check import _call, limits
 
     seen = []
 

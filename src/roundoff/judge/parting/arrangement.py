@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from roundoff.formats import is_inexact
-from roundoff.judge.align import NEAR, Match, Places, alone, cone, is_known, same_places
-from roundoff.judge.caught import Caught
-from roundoff.judge.fingerprint import fingerprint
-from roundoff.judge.marks import Marks, Role
+from roundoff.judge.parting.caught import Caught
+from roundoff.judge.parting.fingerprint import fingerprint
+from roundoff.judge.parting.marks import Marks, Role
+from roundoff.judge.parting.match import NEAR, Match, Places, alone, cone, is_known, same_places
 
 #: How many layouts of the operands of one step are tried.
 _MOST = 64
