@@ -1,6 +1,6 @@
 """The same network in another form: rewriting, one rule a file."""
 
-from roundoff.forms.conversion import Conversion
+from roundoff.conversion import Conversion
 from roundoff.forms.rewrite import FORMS, rewrite
 from roundoff.forms.second import second_input
 

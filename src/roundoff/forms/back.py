@@ -15,8 +15,8 @@ from math import prod
 from torch import nn
 
 from roundoff.forms.layers import ChannelLinear, FromFlat, OverLastAxis
-from roundoff.forms.maps import Map
 from roundoff.forms.rule import New, Rule, Site, move_parameters
+from roundoff.maps import Map
 
 _CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 

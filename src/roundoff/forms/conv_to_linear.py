@@ -22,8 +22,8 @@ from typing import Any
 from torch import nn
 
 from roundoff.forms.layers import ChannelLinear
-from roundoff.forms.maps import Map
 from roundoff.forms.rule import New, Rule, Site, move_parameters
+from roundoff.maps import Map
 
 _MOST_GROUPS = 64
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from torch import nn
 
 from roundoff.forms.layers import POINTWISE
-from roundoff.forms.maps import Map
+from roundoff.maps import Map
 from roundoff.forms.rule import New, Rule, Site, move_parameters
 
 

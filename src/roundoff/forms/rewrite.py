@@ -10,14 +10,14 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.parametrize import is_parametrized
 
+from roundoff.conversion import Conversion
 from roundoff.errors import RoundoffError
 from roundoff.forms import back, conv_to_linear, flat_to_conv, linear_to_conv
 from roundoff.forms.check import check_exactly
-from roundoff.forms.conversion import Conversion
 from roundoff.forms.layers import ChannelLinear, FromFlat, OverLastAxis, Rewritten
-from roundoff.forms.maps import Map
 from roundoff.forms.observe import Seen, copied, observe
 from roundoff.forms.rule import Site
+from roundoff.maps import Map
 from roundoff.records import Converted, Declined
 from roundoff.tape.trace import random_state, set_random_state
 

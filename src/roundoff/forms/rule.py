@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from roundoff.forms.layers import Rewritten
-from roundoff.forms.maps import Map
+from roundoff.maps import Map
 
 
 @dataclass(frozen=True)

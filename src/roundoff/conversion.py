@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from roundoff.errors import RoundoffError
-from roundoff.forms.maps import Map
+from roundoff.maps import Map
 from roundoff.records import Converted, Declined
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """A network in another form.
+    """A network in another form, or with exact layers (``to`` is ``exact``, and there is no proof by comparison).
 
     ``model`` is an ``nn.Module`` of its own: the original is untouched. ``permutes_left`` counts the moves of an axis that
     the rewritten layers make. ``comparison`` is the proof on the given input, ``second`` the one on an input that was
@@ -70,8 +70,8 @@ class Conversion:
             )
 
     def __str__(self) -> str:
-        lines = [f"to {self.to}: {len(self.converted)} converted, {len(self.declined)} declined, "
-                 f"{self.permutes_left} permutes left"]  # fmt: skip
+        moves = "" if self.to == "exact" else f", {self.permutes_left} permutes left"
+        lines = [f"to {self.to}: {len(self.converted)} converted, {len(self.declined)} declined{moves}"]
         lines += [f"  {c.module or '(root)'}: {c.before} -> {c.after}" for c in self.converted]
         lines += [f"  {d.module or '(root)'}: {d.what} declined: {d.reason}" for d in self.declined]
         if self.comparison is not None:
