@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from roundoff import thread
 from roundoff.cli import app
 from roundoff.records import Verdict
-from roundoff.report.thread import Answer, Row, answer_page, size
+from roundoff.report.thread import Answer, Claim, Row, answer_page, size
+from roundoff.thread import claims
 
 CPU = torch.device("cpu")
 
@@ -24,7 +25,7 @@ def answer() -> Answer:
     return thread.answer_thread()
 
 
-def claim(words: str) -> thread.Claim:
+def claim(words: str) -> Claim:
     (found,) = [c for c in answer().claims if words in c.text]
     return found
 
@@ -38,7 +39,7 @@ def page(answer: Answer, width: int = 120) -> str:
 
 def test_the_three_networks_have_the_same_weights_and_shapes() -> None:
     linear = thread.LinearNetwork(nn.ELU())
-    x = torch.randn(thread.BATCH, 5, 256)
+    x = torch.randn(claims.BATCH, 5, 256)
     with torch.no_grad():
         logits, features = linear(x)
         assert logits.shape == (16, 5, 4) and features.shape == (16, 5, 256)
@@ -97,9 +98,9 @@ def test_whether_one_sample_is_identical_is_read_off_the_table() -> None:
     single = [row for row in answer().rows if row.samples == 1]
     assert claim("With one sample").holds is all(row.verdict == "identical" for row in single)
     same = tuple(replace(row, verdict=Verdict.IDENTICAL) for row in answer().rows)
-    assert thread.one_sample(same, CPU).holds
+    assert claims.one_sample(same, CPU).holds
     one = (replace(same[0], verdict=Verdict.ROUNDOFF), *same[1:])
-    assert not thread.one_sample(one, CPU).holds
+    assert not claims.one_sample(one, CPU).holds
 
 
 def test_the_permutation_is_seen_and_is_exact() -> None:
@@ -109,33 +110,33 @@ def test_the_permutation_is_seen_and_is_exact() -> None:
 
 
 def test_a_movement_that_rounds_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Doctored(thread._Movements):
+    class Doctored(claims._Movements):
         def after(self, step: object, out: object) -> None:
             if isinstance(out, torch.Tensor):
                 out = out * (1 + 2**-23)
             super().after(step, out)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(thread, "_Movements", Doctored)
-    assert thread.permutation((), CPU).holds
+    monkeypatch.setattr(claims, "_Movements", Doctored)
+    assert claims.permutation((), CPU).holds
 
 
 def test_a_layer_that_is_more_than_reordered_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = thread._in_each_form
+    real = claims._in_each_form
 
     def coarse(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> dict[str, torch.Tensor]:
         forms = real(x, weight, bias)
         return {**forms, "conv": forms["conv"] * 1.01} if x.dtype is torch.float32 else forms
 
-    monkeypatch.setattr(thread, "_in_each_form", coarse)
+    monkeypatch.setattr(claims, "_in_each_form", coarse)
     with torch.no_grad():
-        found = thread.order((), CPU)
+        found = claims.order((), CPU)
     assert not found.holds and "reduced precision" in found.found
 
 
 def test_a_different_row_is_not_called_roundoff() -> None:
     rows = tuple(replace(row, verdict=Verdict.ROUNDOFF) for row in answer().rows)
     broken = (replace(rows[1], verdict=Verdict.DIFFERENT, form="conv", samples=5), *rows)
-    assert thread.another_function(broken, CPU).holds
+    assert claims.another_function(broken, CPU).holds
     assert thread._answer(broken).startswith(f"On this machine {len(rows)} of {len(rows) + 1} comparisons")
 
 

@@ -1,14 +1,7 @@
-"""The question that roundoff started from, run and answered.
-
-Somebody rewrote a fully connected network with 1x1 convolutions, with identical weights, and the two gave different
-numbers. Each guess that was made at the reason is adjudicated here by a run.
-"""
+"""What was claimed, each held against a run."""
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Callable, Iterator
-from itertools import pairwise, product
 from typing import Any
 
 import torch
@@ -19,144 +12,15 @@ from roundoff.api import Comparison, compare
 from roundoff.errors import RoundoffError
 from roundoff.formats import unit_roundoff, widen
 from roundoff.order.layers import replay_layers
-from roundoff.report.thread import Answer, Claim, Row, size
+from roundoff.report.thread import Claim, Row, size
 from roundoff.rules import Nature, lookup
 from roundoff.tape.leaves import map_operands, operands
 from roundoff.tape.watch import Step, watch
+from roundoff.thread.networks import FORMS, WIDTHS, ConvNetwork, LinearNetwork, from_image, to_image, with_weights_of
 
-WIDTHS = (256, 64, 128, 256, 4)
 BATCH = 16
 SAMPLES = (1, 5)
-#: What every weight and bias is set to; None keeps what the constructor drew.
-WEIGHTS: dict[str, float | None] = {"1": 1.0, "0.001": 0.001, "random": None}
 ACTIVATIONS: dict[str, nn.Module] = {"ELU": nn.ELU(), "sigmoid": nn.Sigmoid()}
-OUTPUTS = {"[0]": "logits", "[1]": "features"}
-
-Progress = Callable[[int, int, str], None]
-
-
-class Tensordot(nn.Module):
-    """A linear layer written as a tensordot over the last of three dimensions."""
-
-    def __init__(self, width_in: int, width_out: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(width_out, width_in))
-        self.bias = nn.Parameter(torch.empty(width_out))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[batch, samples, width_in] to [batch, samples, width_out]."""
-        y: Tensor = torch.tensordot(x, self.weight, dims=([2], [1])) + self.bias
-        return y
-
-
-class LinearNetwork(nn.Module):
-    """The network with linear layers: [batch, samples, 256] to logits [.., 4] and features [.., 256]."""
-
-    make: Callable[[int, int], nn.Module] = nn.Linear
-
-    def __init__(self, activation: nn.Module) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(type(self).make(i, o) for i, o in pairwise(WIDTHS))
-        self.activation = activation
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The logits, and the features from which the last layer makes them."""
-        *hidden, last = self.layers
-        for layer in hidden:
-            x = self.activation(layer(x))
-        return last(x), x
-
-
-class TensordotNetwork(LinearNetwork):
-    """The same with tensordot."""
-
-    make = Tensordot
-
-
-class ConvNetwork(LinearNetwork):
-    """The same with 1x1 convolutions, the samples being the height of an image of width 1."""
-
-    @staticmethod
-    def make(width_in: int, width_out: int) -> nn.Module:
-        """A 1x1 convolution."""
-        return nn.Conv2d(width_in, width_out, kernel_size=1)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The same outputs, permuted back."""
-        logits, features = super().forward(to_image(x))
-        return from_image(logits), from_image(features)
-
-
-FORMS: dict[str, type[LinearNetwork]] = {"conv": ConvNetwork, "tensordot": TensordotNetwork}
-
-
-def to_image(x: Tensor) -> Tensor:
-    """[batch, samples, width] to [batch, width, samples, 1]."""
-    return x.unsqueeze(3).permute(0, 2, 1, 3)
-
-
-def from_image(x: Tensor) -> Tensor:
-    """[batch, width, samples, 1] to [batch, samples, width]."""
-    return x.permute(0, 2, 1, 3).squeeze(3)
-
-
-def with_weights_of(source: nn.Module, module: nn.Module) -> nn.Module:
-    """``module`` with the parameters of ``source``, in order, bit for bit."""
-    with torch.no_grad():
-        for p, q in zip(source.parameters(), module.parameters(), strict=True):
-            q.copy_(p.reshape(q.shape))
-    return module.to(next(source.parameters()).device)
-
-
-def answer_thread(device: torch.device | str = "cpu", progress: Progress | None = None) -> Answer:
-    """Run the question and every claim on ``device``; takes a few seconds. Global random state is left as it was."""
-    device = torch.device(device)
-    tell = progress or (lambda done, total, text: None)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
-        rows = []
-        cases = list(cases_of_the_question())
-        for i, case in enumerate(cases):
-            tell(i, len(cases) + len(CLAIMS), "{}, weights {}: {}, {} samples".format(*case))
-            rows.append(run_case(*case, device))
-        claims: list[Claim] = []
-        for check in CLAIMS:
-            tell(len(cases) + len(claims), len(cases) + len(CLAIMS), "claims")
-            claims.append(check(tuple(rows), device))
-    return Answer(_answer(tuple(rows)), tuple(rows), tuple(claims), _machine(device))
-
-
-def cases_of_the_question() -> Iterator[tuple[str, str, str, int]]:
-    """Activation, weights, form and number of samples of each comparison."""
-    for activation, weights in product(ACTIVATIONS, WEIGHTS):
-        for form, samples in product(FORMS, SAMPLES):
-            yield activation, weights, form, samples
-
-
-def run_case(activation: str, weights: str, form: str, samples: int, device: torch.device) -> Row:
-    """Compare the linear layers with ``form``."""
-    linear = LinearNetwork(ACTIVATIONS[activation]).to(device)
-    value = WEIGHTS[weights]
-    if value is not None:
-        for p in linear.parameters():
-            nn.init.constant_(p, value)
-    other = with_weights_of(linear, FORMS[form](ACTIVATIONS[activation]))
-    c = compare(linear, other, torch.randn(BATCH, samples, WIDTHS[0]).to(device))
-    o = max(c.outputs, key=lambda o: o.max_abs / (o.value_abs or 1.0))
-    return Row(
-        weights=weights,
-        activation=activation,
-        samples=samples,
-        form=form,
-        verdict=c.verdict,
-        output=OUTPUTS[o.name],
-        difference_abs=o.max_abs,
-        value_abs=o.value_abs,
-        ulp=o.max_ulp,
-        roundoff_linear_abs=o.roundoff_a_abs,
-        roundoff_form_abs=o.roundoff_b_abs,
-        real_abs=o.real_abs,
-    )
 
 
 def order(rows: tuple[Row, ...], device: torch.device) -> Claim:
@@ -223,10 +87,7 @@ def replayed(rows: tuple[Row, ...], device: torch.device) -> Claim:
         same = software.matching(native)
         holds &= same == native.numel() and all(o.certified for o in software.orders)
         found.append(f"{form}: {same} of {native.numel()} logits; first layer {software.orders[0].story_of_order}")
-    words = "The two kernels add in these orders; replayed, they give exactly the two results"
-    return Claim(
-        words, "each layer's order revealed, and added by software, on the CPU", ".\n".join(found) + ".", holds
-    )
+    return Claim(words, how, ".\n".join(found) + ".", holds)
 
 
 class _Movements:
@@ -376,25 +237,3 @@ def _told(c: Comparison) -> str:
     """A verdict with its numbers."""
     o = c.outputs[0]
     return f"{c.verdict}, difference {size(o.max_abs)}, real difference {size(o.real_abs)}"
-
-
-def _answer(rows: tuple[Row, ...]) -> str:
-    apart = max(row.real_abs / (row.value_abs or 1.0) for row in rows)
-    if all(row.same for row in rows):
-        return (
-            "It is round-off, not a bug: linear layers, 1x1 convolutions and tensordot are the same function. In "
-            f"float64 they differ by at most {size(apart)} of the largest value; in float32 their kernels add the "
-            "same products in another order, and each rounds."
-        )
-    odd = [row for row in rows if not row.same]
-    cases = "; ".join(
-        f"{row.form}, {row.activation}, weights {row.weights}, {row.samples} samples: {row.verdict}" for row in odd
-    )
-    return (
-        f"On this machine {len(rows) - len(odd)} of {len(rows)} comparisons are round-off, and these are not: {cases}."
-    )
-
-
-def _machine(device: torch.device) -> str:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
-    return f"PyTorch {torch.__version__} on {name}, {torch.get_num_threads()} threads."
