@@ -10,14 +10,11 @@ from collections.abc import Iterator
 from math import prod
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from roundoff.forms.apply import CONV, laid_out_like, over_channels, over_flattened, over_last_axis
 from roundoff.maps import Map
-
-_CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-_CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
 class Rewritten(nn.Module):
@@ -44,17 +41,9 @@ class OverLastAxis(Rewritten):
     """A 1x1 convolution over the last axis of its input: [..., in] to [..., out], of any rank from 1 on."""
 
     def _apply_form(self, x: Tensor, dims: int, out: int) -> Tensor:
-        lead = x.shape[:-1]
         bias = self.bias
         assert bias is None or isinstance(bias, Tensor)
-        if len(lead) == dims + 1 and 0 not in lead:
-            x = x.movedim(-1, 1)
-        elif len(lead) > dims + 1 and 0 not in lead:
-            x = x.reshape(-1, *lead[-dims:], x.shape[-1]).movedim(-1, 1)
-        else:  # fewer axes than the convolution has, or none of its positions: every position is a sample
-            x = x.reshape(prod(lead), x.shape[-1], *[1] * dims)
-        y = _CONV[dims](x, self.viewed(), bias)
-        return y.movedim(1, -1).reshape(*lead, out).contiguous()
+        return over_last_axis(x, self.viewed(), bias)
 
 
 class FromFlat(Rewritten):
@@ -74,7 +63,7 @@ class FromFlat(Rewritten):
             x = x.reshape(prod(lead), *self.sizes[1:], self.sizes[0]).movedim(-1, 1)
         else:
             x = x.reshape(prod(lead), *self.sizes)
-        return _CONV[dims](x, self.viewed(), bias).reshape(*lead, out)
+        return CONV[dims](x, self.viewed(), bias).reshape(*lead, out)
 
 
 class _Conv(nn.Module):
@@ -153,26 +142,12 @@ class ChannelLinear(Rewritten, nn.Linear):
         if any(self.pads):
             x = F.pad(x, self.pads, mode="constant" if self.padding_mode == "zeros" else self.padding_mode)
         if prod(self.kernel_size) == 1:
-            x = _every(x, self.stride)
-            y = self._blocks(x.movedim(-dims - 1, -1)).movedim(-1, -dims - 1)
-            return _laid_out_like(input, y, dims)
+            return laid_out_like(input, over_channels(x, self.viewed(), self.bias, self.stride, self.groups), dims)
         covered = tuple(d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel_size, strict=True))
         if tuple(x.shape[-dims:]) != covered:
             weight = self.viewed().reshape(self.out_channels, -1, *self.kernel_size)
-            return _CONV[dims](x, weight, self.bias, self.stride, 0, self.dilation, self.groups)
-        x = _every(x, self.dilation)
-        y = self._blocks(x.flatten(-dims - 1))
-        return y.reshape(*y.shape, *[1] * dims)
-
-    def _blocks(self, x: Tensor) -> Tensor:
-        weight = self.viewed()
-        if self.groups == 1:
-            return F.linear(x, weight, self.bias)
-        if x.shape[-1] != self.groups * weight.shape[1]:
-            raise RuntimeError(f"Expected {self.in_channels} channels, got an input of shape {list(x.shape)}")
-        biases: Any = self.bias.chunk(self.groups) if self.bias is not None else [None] * self.groups
-        parts = zip(x.chunk(self.groups, -1), weight.chunk(self.groups), biases, strict=True)
-        return torch.cat([F.linear(part, w, b) for part, w, b in parts], -1)
+            return CONV[dims](x, weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        return over_flattened(x, self.viewed(), self.bias, self.dilation, self.groups)
 
     def extra_repr(self) -> str:
         """What printing the network shows of it."""
@@ -183,20 +158,6 @@ class ChannelLinear(Rewritten, nn.Linear):
         said += [f"padding={self.padding}, padding_mode={self.padding_mode}"] if any(self.pads) else []
         said += ["bias=False"] if self.bias is None else []
         return ", ".join([*said, "over the channels"])
-
-
-def _every(x: Tensor, steps: tuple[int, ...]) -> Tensor:
-    """Every ``steps``-th position along each of the last axes."""
-    index: Any = (..., *(slice(None, None, s) for s in steps))
-    return x[index] if any(s > 1 for s in steps) else x
-
-
-def _laid_out_like(x: Tensor, y: Tensor, dims: int) -> Tensor:
-    """``y`` in the memory layout in which a convolution of ``x`` would give it: what follows may take a view."""
-    last = _CHANNELS_LAST.get(dims)
-    if last is not None and x.dim() == dims + 2 and x.is_contiguous(memory_format=last) and not x.is_contiguous():
-        return y.contiguous(memory_format=last)
-    return y.contiguous()
 
 
 def rewritten(module: nn.Module) -> Iterator[tuple[str, Rewritten]]:

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from torch import nn
 
+from roundoff.forms.apply import dims_for
 from roundoff.forms.layers import POINTWISE
-from roundoff.maps import Map
 from roundoff.forms.rule import New, Rule, Site, move_parameters
+from roundoff.maps import Map
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -33,8 +34,7 @@ def is_transposed(module: nn.Module) -> bool:
 
 def dims_of(site: Site) -> int:
     """As many dimensions as the largest input has axes between its first and its last one: 1 to 3."""
-    rank = max(len(call.shape) for call in site.calls)
-    return min(max(rank - 2, 1), 3)
+    return dims_for(max(len(call.shape) for call in site.calls))
 
 
 def weight_map(module: nn.Module, sizes: tuple[int, ...], last: bool = False) -> Map:
