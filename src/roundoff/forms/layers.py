@@ -43,6 +43,8 @@ class OverLastAxis(Rewritten):
     def _apply_form(self, x: Tensor, dims: int, out: int) -> Tensor:
         bias = self.bias
         assert bias is None or isinstance(bias, Tensor)
+        if x.is_nested:  # a convolution has no kernel for it
+            return F.linear(x, self.viewed().flatten(1), bias)
         return over_last_axis(x, self.viewed(), bias)
 
 

@@ -18,14 +18,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from roundoff.errors import RoundoffError
+from roundoff.forms.calls import PRODUCTS, Like, WeightCall, opened
 from roundoff.forms.rule import Call
 from roundoff.tape.trace import random_state, set_random_state
 
-_PRODUCTS = {
-    "linear", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv", "addmm", "baddbmm", "addmv", "einsum", "tensordot",
-    "multi_head_attention_forward",
-}  # fmt: skip
-_CONVS = {"conv1d", "conv2d", "conv3d"}
 _VIEWS = {
     "t", "transpose", "permute", "view", "reshape", "expand", "unsqueeze", "squeeze", "chunk", "split", "__getitem__",
     "contiguous", "flatten", "unflatten", "movedim", "swapaxes", "expand_as", "narrow", "unbind", "to", "type_as", "float",
@@ -38,22 +34,13 @@ _FLATTENS = {"flatten", "reshape", "view"}
 
 
 @dataclass(frozen=True)
-class Functional:
-    """A functional call with a parameter: the module it stands in, the operator, and the parameter."""
-
-    module: str
-    op: str
-    parameter: str
-
-
-@dataclass(frozen=True)
 class Seen:
     """What a run showed, by the names of modules and parameters."""
 
     calls: dict[str, tuple[Call, ...]]
     odd: dict[str, str]  # layers whose input was not a dense tensor given by position, and why
     outside: frozenset[str]  # parameters that something else than their own layer read
-    functional: tuple[Functional, ...]
+    products: tuple[WeightCall, ...]  # functional calls with a weight, also those that layers make
 
 
 class _Watch(TorchFunctionMode):
@@ -63,7 +50,9 @@ class _Watch(TorchFunctionMode):
         self.calls: dict[str, list[Call]] = {}
         self.odd: dict[str, str] = {}
         self.outside: set[str] = set()
-        self.functional: dict[Functional, None] = {}
+        self.products: dict[str, WeightCall] = {}
+        # what is computed from parameters alone: from which, and in which modules
+        self.computed: dict[int, tuple[Tensor, frozenset[str], frozenset[str]]] = {}
         self.parameters = {id(p): name for name, p in model.named_parameters()}
         self.derived: dict[int, tuple[Tensor, str]] = {}  # the tensor is kept, so that no other gets its id
         self.flat: dict[int, tuple[Tensor, tuple[tuple[int, ...], bool]]] = {}
@@ -91,26 +80,59 @@ class _Watch(TorchFunctionMode):
             return None
         return self.parameters.get(id(x)) or (self.derived[id(x)][1] if id(x) in self.derived else None)
 
+    def origin(self, x: Tensor) -> tuple[frozenset[str], frozenset[str]] | None:
+        """The parameters from which alone ``x`` is computed, and the modules in which; None for others."""
+        if id(x) in self.parameters:
+            return frozenset({self.parameters[id(x)]}), frozenset()
+        return self.computed[id(x)][1:] if id(x) in self.computed else None
+
+    def product(self, name: str, func: Any, args: Any, kwargs: Any) -> None:
+        """Keep a call with a weight."""
+        found = [self.origin(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        weights = [origin for origin in found if origin is not None]
+        if not weights:
+            return
+
+        def like(x: Any) -> Any:
+            return Like(tuple(x.shape), x.dtype, self.origin(x) is not None) if isinstance(x, Tensor) else x
+
+        parameters, places = (frozenset().union(*sets) for sets in zip(*weights, strict=True))
+        given, named = tree_map(like, (args, kwargs))
+        call = WeightCall(name, func, given, named, tuple(sorted(parameters)), places)
+        self.products.setdefault(repr((call, call.args, call.kwargs)), call)
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        body = opened(func)
+        if body is not None:
+            with self:
+                return body(*args, **kwargs)
+        out = func(*args, **kwargs)
         op = getattr(func, "__name__", str(func))
-        if op == "__get__" and getattr(func, "__self__", None) not in (Tensor.T, Tensor.mT, Tensor.H):
+        if op == "__get__" and getattr(func, "__self__", None) not in (Tensor.T, Tensor.mT, Tensor.H, Tensor.mH):
             return out
         op = "t" if op == "__get__" else op
         name, module = self.stack[-1]
-        given = [x for x in tree_leaves((args, kwargs or {})) if isinstance(x, Tensor)]
+        given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         own = {id(p) for p in module._parameters.values()} if not module._modules else set()
         layer = bool(own) and hasattr(module, "weight")
         for x in given:
             read = self.parameter(x)
             if read is not None and not (layer and (id(x) in own or id(x) in self.derived)):
                 self.outside.add(read)
-                if op in _PRODUCTS | _CONVS:
-                    self.functional[Functional(name, op, read)] = None
             if read is not None and op in _VIEWS:
                 for y in tree_leaves(out):
                     if isinstance(y, Tensor):
                         self.derived[id(y)] = (y, read)
+        if op in PRODUCTS["conv"] | PRODUCTS["linear"]:
+            self.product(name, func, args, kwargs)
+        origins = [self.origin(x) for x in given]
+        known = [origin for origin in origins if origin is not None]
+        if known and len(known) == len(origins):
+            parameters, places = (frozenset().union(*sets) for sets in zip(*known, strict=True))
+            for y in tree_leaves(out):
+                if isinstance(y, Tensor) and id(y) not in self.parameters:
+                    self.computed[id(y)] = (y, parameters, places | {name})
         self.follow(op, given, out)
         return out
 
@@ -169,5 +191,5 @@ def observe(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         {name: tuple(calls) for name, calls in watch.calls.items()},
         watch.odd,
         frozenset(watch.outside),
-        tuple(watch.functional),
+        tuple(watch.products.values()),
     )

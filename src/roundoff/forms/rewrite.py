@@ -13,6 +13,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from roundoff.conversion import Conversion
 from roundoff.errors import RoundoffError
 from roundoff.forms import back, conv_to_linear, flat_to_conv, linear_to_conv
+from roundoff.forms.calls import Placed, place_calls, restored
 from roundoff.forms.check import check_exactly
 from roundoff.forms.layers import ChannelLinear, FromFlat, OverLastAxis, Rewritten
 from roundoff.forms.observe import Seen, copied, observe
@@ -24,6 +25,7 @@ from roundoff.tape.trace import random_state, set_random_state
 #: The first rule that applies is used.
 RULES = (back.TO_CONV, flat_to_conv.RULE, linear_to_conv.RULE, back.TO_LINEAR, conv_to_linear.RULE)
 FORMS = ("conv", "linear")
+_FORWARD, _NOT_CALLED = "has a forward of its own", "it is not called"
 _LATER = ("dense", "fastest")
 _HOOKS = ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks",
           "_forward_pre_hooks_with_kwargs", "_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook")  # fmt: skip
@@ -44,11 +46,12 @@ def rewrite(
     where a check fails.
     """
     _check_request(model, to, layout)
-    seen = observe(model, args, kwargs)
     new = copied(model)
+    back_again = [Converted(*said) for said in restored(new, to)]
+    seen = observe(new, args, kwargs)
     randomness = random_state()
     try:
-        return _rewrite(model, new, seen, to)
+        return _rewrite(model, new, seen, to, back_again)
     finally:
         set_random_state(randomness)
 
@@ -66,7 +69,7 @@ def _check_request(model: Any, to: str, layout: str) -> None:
         )
 
 
-def _rewrite(original: nn.Module, new: nn.Module, seen: Seen, to: str) -> Conversion:
+def _rewrite(original: nn.Module, new: nn.Module, seen: Seen, to: str, back_again: list[Converted]) -> Conversion:
     pinned = _pinned(new, seen)
     rules = [rule for rule in RULES if rule.to == to]
     originals = dict(original.named_modules())
@@ -109,7 +112,13 @@ def _rewrite(original: nn.Module, new: nn.Module, seen: Seen, to: str) -> Conver
             _become(module, replaced[id(module)])
         if isinstance(module, nn.TransformerEncoderLayer):
             vars(module)["activation_relu_or_gelu"] = 0  # its fast path reads the weights and calls no layer
-    declined += _functional(seen, to, tuple(d.module for d in declined))
+    layers = {c.module: True for c in converted} | {d.module: _FORWARD not in d.reason for d in declined}
+    calls = place_calls(new, seen.products, to, layers)
+    converted += [*back_again, *calls.converted]
+    declined = [d for d in declined if not _settled(d, calls)]
+    told = {d.module for d in declined}
+    declined += [d for d in calls.declined if d.module not in told]
+    permutes += calls.permutes
     before, after = original.state_dict(), new.state_dict()
     done = Conversion(to, new, tuple(converted), tuple(declined), permutes, maps, _shapes(before))
     _check_weights(done, before, after)
@@ -140,7 +149,7 @@ def _why_not(module: nn.Module, seen: Seen, name: str, fits: bool) -> str:
     if "weight_orig" in parameters or "weight_g" in parameters:
         return "its weight is computed from other parameters (pruning, weight norm or spectral norm): remove that first"
     if not fits:
-        return f"a {type(module).__name__} has a forward of its own, which a rule cannot know"
+        return f"a {type(module).__name__} {_FORWARD}, which a rule cannot know"
     if "forward" in vars(module) or type(module).__call__ is not nn.Module.__call__:
         return "its forward was replaced"
     if not parameters <= {"weight", "bias"} or "weight" not in parameters or module._buffers or module._modules:
@@ -159,7 +168,7 @@ def _why_not(module: nn.Module, seen: Seen, name: str, fits: bool) -> str:
     if name in seen.odd:
         return seen.odd[name]
     if name not in seen.calls:
-        return "it is not called in the run on the given input: what runs reads its weight, or nothing does"
+        return f"{_NOT_CALLED} in the run on the given input: what runs reads its weight, or nothing does"
     return ""
 
 
@@ -202,16 +211,11 @@ def _become(old: nn.Module, new: nn.Module) -> None:
     vars(old).update(vars(new))
 
 
-def _functional(seen: Seen, to: str, told: tuple[str, ...]) -> list[Declined]:
-    """The functional calls with a weight, which stay."""
-    found = []
-    for f in seen.functional:
-        conv = f.op in ("conv1d", "conv2d", "conv3d")
-        inside = any(f.module == name or f.module.startswith(f"{name}.") for name in told)
-        if conv == (to == "linear") and not inside:
-            reason = f"a functional call with the parameter {f.parameter}; only modules are rewritten in this release"
-            found.append(Declined(f.module, f.op, reason))
-    return found
+def _settled(layer: Declined, calls: Placed) -> bool:
+    """True where all that the layer multiplies is in functional calls, and these were rewritten."""
+    weight = f"{layer.module}.weight".lstrip(".")
+    inside = _FORWARD in layer.reason and layer.module not in {d.module for d in calls.declined}
+    return (inside or _NOT_CALLED in layer.reason) and weight in calls.read - calls.left
 
 
 def _shapes(state: dict[str, Any]) -> dict[str, tuple[int, ...]]:

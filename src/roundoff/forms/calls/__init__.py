@@ -1,0 +1,8 @@
+"""Functional calls with a weight, rewritten where they stand: one kind of call a file."""
+
+from roundoff.forms.calls.found import Like, WeightCall
+from roundoff.forms.calls.mode import restored
+from roundoff.forms.calls.place import Placed, place_calls
+from roundoff.forms.calls.rules import PRODUCTS, opened
+
+__all__ = ["PRODUCTS", "Like", "Placed", "WeightCall", "opened", "place_calls", "restored"]
