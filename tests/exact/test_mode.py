@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from roundoff import RoundoffError, Verdict, compare, exact
-from roundoff.exact.making import make_exact
+from roundoff.exact import make_exact
 from roundoff.formats import same_bits
 from roundoff.thread import ConvNetwork, LinearNetwork, TensordotNetwork, with_weights_of
 
@@ -63,7 +63,7 @@ def test_batches_threads_and_layouts() -> None:
     net = make_exact(small_image_network()).model.eval()
     x = torch.randn(64, 1, 8, 8)
     right = net(x)
-    assert net.inexact == []
+    assert net.inexact == ()
     for size in (1, 7):
         assert same_bits(torch.cat([net(part) for part in x.split(size)]), right)
     assert same_bits(net(x.to(memory_format=torch.channels_last)), right)

@@ -6,23 +6,24 @@ function is correctly rounded. What is made of several of them is one written ex
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from roundoff.exact import ops, rules
-from roundoff.exact.compound import (
-    attention,
-    batch_norm,
-    cross_entropy,
+from roundoff.exact.activations import (
+    celu,
     elu,
     gelu,
-    group_norm,
-    l1_loss,
-    layer_norm,
-    log_softmax,
-    mse_loss,
-    softmax,
+    glu,
+    hardsigmoid,
+    hardswish,
+    leaky_relu,
+    prelu,
     softplus,
+    softsign,
+    tanhshrink,
 )
+from roundoff.exact.attention import attention, multi_head_attention
 from roundoff.exact.contractions import (
     bmm,
     conv1d,
@@ -37,10 +38,30 @@ from roundoff.exact.contractions import (
     sum,
     tensordot,
 )
+from roundoff.exact.einsum import einsum
 from roundoff.exact.elementwise import FUNCTIONS
-from roundoff.exact.making import Exact, make_exact
+from roundoff.exact.embedding import embedding, embedding_bag
+from roundoff.exact.losses import (
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    huber_loss,
+    kl_div,
+    l1_loss,
+    mse_loss,
+    nll_loss,
+    smooth_l1_loss,
+)
+from roundoff.exact.making import make_exact
 from roundoff.exact.mode import mode
+from roundoff.exact.norms import batch_norm, group_norm, instance_norm, layer_norm, norm, normalize, rms_norm, std, var
+from roundoff.exact.pooling import adaptive_avg_pool, avg_pool
 from roundoff.exact.rounding import short_dtype
+from roundoff.exact.softmax import log_softmax, logsumexp, softmax
+from roundoff.exact.steps import addcdiv, addcmul, lerp
+
+avg_pool1d, avg_pool2d, avg_pool3d = (partial(avg_pool, i) for i in (1, 2, 3))
+adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d = (partial(adaptive_avg_pool, i) for i in (1, 2, 3))
 
 
 def __getattr__(name: str) -> Any:
@@ -57,10 +78,20 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
-    "Exact",
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
+    "adaptive_avg_pool3d",
+    "addcdiv",
+    "addcmul",
     "attention",
+    "avg_pool1d",
+    "avg_pool2d",
+    "avg_pool3d",
     "batch_norm",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
     "bmm",
+    "celu",
     "conv1d",
     "conv2d",
     "conv3d",
@@ -68,21 +99,44 @@ __all__ = [
     "conv_transpose2d",
     "conv_transpose3d",
     "cross_entropy",
+    "einsum",
     "elu",
+    "embedding",
+    "embedding_bag",
     "gelu",
+    "glu",
     "group_norm",
+    "hardsigmoid",
+    "hardswish",
+    "huber_loss",
+    "instance_norm",
+    "kl_div",
     "l1_loss",
     "layer_norm",
+    "leaky_relu",
+    "lerp",
     "linear",
     "log_softmax",
+    "logsumexp",
     "make_exact",
     "matmul",
     "mean",
     "mode",
     "mse_loss",
+    "multi_head_attention",
+    "nll_loss",
+    "norm",
+    "normalize",
+    "prelu",
+    "rms_norm",
     "rules",
+    "smooth_l1_loss",
     "softmax",
     "softplus",
+    "softsign",
+    "std",
     "sum",
+    "tanhshrink",
     "tensordot",
+    "var",
 ]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from roundoff.errors import RoundoffError
 from roundoff.exact import ops
+from roundoff.exact.gradients import reduce_to
 from roundoff.exact.rounding import short_dtype
 
 Ints = int | Sequence[int]
@@ -26,7 +27,7 @@ class _Expand(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return ops.reduce_to(grad, ctx.shape), None
+        return reduce_to(grad, ctx.shape), None
 
 
 def expand(x: Tensor, shape: Sequence[int]) -> Tensor:
@@ -112,7 +113,8 @@ def tensordot(a: Tensor, b: Tensor, dims: Any = 2, bias: Tensor | None = None) -
     return ops.products(left, right).reshape(shape)
 
 
-def _each_of(value: Ints, dims: int) -> list[int]:
+def each_of(value: Ints, dims: int) -> list[int]:
+    """One number for each dimension, from one for all or from as many as there are."""
     found = [value] if isinstance(value, int) else list(value)
     return found * dims if len(found) == 1 else found
 
@@ -129,7 +131,7 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: I
         raise RoundoffError(
             f"exact.conv{dims}d: input {list(x.shape)} does not fit weight {list(weight.shape)} in {groups} groups."
         )
-    stride, dilation = _each_of(stride, dims), _each_of(dilation, dims)
+    stride, dilation = each_of(stride, dims), each_of(dilation, dims)
     if padding == "same":
         around = [d * (k - 1) for k, d in zip(weight.shape[2:], dilation, strict=True)]
         sides = [s for a in reversed(around) for s in (a // 2, a - a // 2)]
@@ -138,7 +140,7 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: I
         padding = 0
     if isinstance(padding, str):
         raise RoundoffError(f"exact.conv{dims}d: padding is a number, 'same' or 'valid', and {padding!r} was given.")
-    y = ops.convolution(x, weight, bias, stride, _each_of(padding, dims), dilation, groups)
+    y = ops.convolution(x, weight, bias, stride, each_of(padding, dims), dilation, groups)
     return y[0] if single else y
 
 
@@ -153,8 +155,8 @@ def conv_transpose(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride
     single = x.dim() == dims + 1
     if single:
         x = x[None]
-    stride, padding, dilation = _each_of(stride, dims), _each_of(padding, dims), _each_of(dilation, dims)
-    more = _each_of(output_padding, dims)
+    stride, padding, dilation = each_of(stride, dims), each_of(padding, dims), each_of(dilation, dims)
+    more = each_of(output_padding, dims)
     space = [
         (x.shape[2 + i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (weight.shape[2 + i] - 1) + more[i] + 1
         for i in range(dims)

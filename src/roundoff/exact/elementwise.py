@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from roundoff.errors import RoundoffError
-from roundoff.exact.rounding import narrow, nearest, same
-from roundoff.exact.slow import SLOW, value_of
+from roundoff.exact.rounding import narrow, nearest, same, to_odd, two_sum
+from roundoff.exact.slow import SELU_ALPHA, SELU_SCALE, SLOW, value_of
 
 #: Relative error that a float64 function is allowed. In the tails of GELU the argument's own rounding is multiplied.
 ROOM = 2.0**-47
@@ -43,12 +43,21 @@ def _silu(x: Tensor) -> Tensor:
     return torch.where(x == -math.inf, -0.0, x * torch.sigmoid(x))
 
 
+def _mish(x: Tensor) -> Tensor:
+    return torch.where(x == -math.inf, -0.0, x * torch.tanh(_softplus(x)))
+
+
+def _selu(x: Tensor) -> Tensor:
+    return torch.where(x > 0, x * SELU_SCALE, torch.expm1(x) * (SELU_ALPHA * SELU_SCALE))
+
+
 def _softplus(x: Tensor) -> Tensor:
     return x.clamp(min=0) + torch.log1p(torch.exp(-x.abs()))
 
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "exp": torch.exp,
+    "exp2": torch.exp2,
     "expm1": torch.expm1,
     "log": torch.log,
     "log1p": torch.log1p,
@@ -61,7 +70,10 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
     "softplus": _softplus,
+    "logsigmoid": lambda x: -_softplus(-x),
     "silu": _silu,
+    "mish": _mish,
+    "selu": _selu,
     "erf": torch.erf,
     "erfc": torch.special.erfc,
     "gelu": _gelu,
@@ -112,6 +124,8 @@ def _part(x: Tensor, name: str, function: Callable[[Tensor], Tensor], room: floa
 def power(x: Tensor, exponent: int) -> Tensor:
     """``x`` to a whole power, correctly rounded; a square or a cube takes no longer than its float64 product."""
     wide = x.to(torch.float64)
+    if exponent == 0:
+        return torch.ones_like(x)
     y = wide**exponent
     room = y.abs() * (abs(exponent) * 2.0**-50)
     if exponent == 2:
@@ -123,3 +137,9 @@ def power(x: Tensor, exponent: int) -> Tensor:
         values = [nearest(Fraction(v) ** exponent, x.dtype) for v in wide[apart].tolist()]
         out[apart] = torch.stack(values).to(out.device)
     return out
+
+
+def multiply_add(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """``x + a · b``, correctly rounded: the product is exact in float64, the error of the addition is kept."""
+    hi, lo = two_sum(x.to(torch.float64), a.to(torch.float64) * b.to(torch.float64))
+    return narrow(to_odd(hi, torch.where(hi.isfinite(), lo, 0.0)), x.dtype).contiguous()

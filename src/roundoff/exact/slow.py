@@ -51,6 +51,11 @@ def log2(x: Decimal) -> Decimal:
     return x.ln() / Decimal(2).ln()
 
 
+def exp2(x: Decimal) -> Decimal:
+    """2 to the power x; exact for whole numbers."""
+    return Decimal(2) ** x
+
+
 def sigmoid(x: Decimal) -> Decimal:
     """1 / (1 + e^-x)."""
     return 1 / (1 + (-x).exp())
@@ -70,6 +75,22 @@ def softplus(x: Decimal) -> Decimal:
 def silu(x: Decimal) -> Decimal:
     """x sigmoid(x)."""
     return x * sigmoid(x)
+
+
+def mish(x: Decimal) -> Decimal:
+    """x tanh(log(1 + e^x)), which is x n / (n + 2) with n = e^x (e^x + 2)."""
+    e = x.exp()
+    n = e * (e + 2)
+    return x * n / (n + 2)
+
+
+#: The two numbers of SELU, as they are published (Klambauer and others, Self-normalizing neural networks, 2017).
+SELU_ALPHA, SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
+
+
+def selu(x: Decimal) -> Decimal:
+    """scale · x above 0, else scale · alpha · (e^x - 1); the two numbers as float64 has them."""
+    return Decimal(SELU_SCALE) * (x if x > 0 else Decimal(SELU_ALPHA) * (x.exp() - 1))
 
 
 def sin(x: Decimal) -> Decimal:
@@ -126,6 +147,7 @@ def rsqrt(x: Decimal) -> Decimal:
 
 SLOW: dict[str, Slow] = {
     "exp": Decimal.exp,
+    "exp2": exp2,
     "expm1": expm1,
     "log": Decimal.ln,
     "log1p": log1p,
@@ -138,7 +160,10 @@ SLOW: dict[str, Slow] = {
     "tanh": tanh,
     "sigmoid": sigmoid,
     "softplus": softplus,
+    "logsigmoid": lambda x: -softplus(-x),
     "silu": silu,
+    "mish": mish,
+    "selu": selu,
     "erf": erf,
     "erfc": erfc,
     "gelu": gelu,
