@@ -7,6 +7,7 @@ from roundoff.rules import (  # noqa: F401  (each registers its rules)
     attention,
     casts,
     convolution,
+    convolution_backward,
     distances,
     draws,
     elementwise,
