@@ -22,6 +22,7 @@ from roundoff.rules import (  # noqa: F401  (each registers its rules)
     matmul,
     movement,
     normalisation,
+    padding_backward,
     pairs,
     piecewise,
     pooling,
