@@ -1,25 +1,30 @@
 """Sums of products, correctly rounded.
 
-Products of float32 numbers are exact in float64, so a float64 matrix product errs only by its additions, in whatever
-order: at most γ_n |x|ᵀ|w|, and |x|ᵀ|w| is at most ‖x‖‖w‖. Where both ends of that interval round to the same number, it
-is the correctly rounded one. The few others are decided by error-free transformations, and what is left of these by
-exact addition.
+Products of float32 numbers are exact in float64 and lie between 2^-298 and 2^256, so none under- or overflows there. A
+float64 matrix product errs only by its additions. In whatever order and with or without fused multiply-adds, a sum ŝ of
+exact terms p_i, each of which passes through at most d additions, is Σ p_i (1 + θ_i) with |θ_i| ≤ γ_d = d u / (1 - d u),
+u = 2^-53 (Higham, Accuracy and Stability of Numerical Algorithms, §3.1 and §4.2), so |ŝ - s| ≤ γ_d Σ|p_i|, and
+Σ|x_i w_i| ≤ ‖x‖‖w‖ (Cauchy and Schwarz). Where both ends of that interval round to the same number, it is the correctly
+rounded one, for rounding is monotone. The few others are decided by error-free transformations, and what is left of
+these by exact addition.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from roundoff.exact.rounding import lowest_bit, narrow, same, slack, to_odd, two_sum
+from roundoff.exact.rounding import as_bits, lowest_bit, narrow, narrow_into, same, slack, to_odd, two_sum
 from roundoff.formats import U64
 
 BLOCK = 1 << 21  # float64 numbers that are alive at once for the rows of one block, 16 MB
+SMALL = 1 << 18  # the same for many small products at once: they fit the cache
 TEST = 1 << 16  # elements whose ends are held against each other at once: they fit the cache
 PART = 512  # terms that are added by one product: an addition passes through fewer others, so the bound is smaller
-PAIRS = 1 << 20  # products that are written out at once for elements that are left
+PAIRS = 1 << 17  # products that are written out at once for elements that are left
 
 
 def products(left: Tensor, right: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -34,97 +39,121 @@ def products(left: Tensor, right: Tensor, bias: Tensor | None, dtype: torch.dtyp
         bias = bias.expand(batch, rows, columns)
     if not out.numel():
         return out
-    if batch > 1 and (rows * columns * terms <= 1 << 18 or rows == 1 or columns == 1):
-        _small(left, right, bias, out)
+    one = terms * (rows + columns) + rows * columns
+    if batch > 1 and one <= SMALL:
+        step = SMALL // max(1, one)
+        for b in range(0, batch, step):
+            part = slice(b, b + step)
+            added = None if bias is None else bias[part]
+            w = right[part].to(torch.float64)
+            _block(left[part], w, _norms(w, 1), added, out[part])
         return out
     step = max(64, BLOCK // (terms + columns))
-    w = w_norm = left.new_empty(0)
+    w = norms = left.new_empty(0)
     for b in range(batch):
+        part = slice(b, b + 1)
         if b == 0 or right.stride(0):
-            w = right[b].to(torch.float64)
-            w_norm = torch.linalg.vector_norm(w, dim=0) if terms else w.new_zeros(columns)
+            w = right[part].to(torch.float64)
+            norms = _norms(w, 1)
         for i in range(0, rows, step):
-            x = left[b, i : i + step].to(torch.float64)
-            added = None if bias is None else bias[b, i : i + step]
-            _block(x, w, w_norm, added, out[b, i : i + step])
+            added = None if bias is None else bias[part, i : i + step]
+            _block(left[part, i : i + step], w, norms, added, out[part, i : i + step])
     return out
 
 
-def _block(x: Tensor, w: Tensor, w_norm: Tensor, bias: Tensor | None, out: Tensor) -> None:
-    """One block of rows: [m, k] times [k, n]."""
+def _norms(x: Tensor, dim: int) -> Tensor:
+    """The norms over ``dim``, also over nothing."""
+    return torch.linalg.vector_norm(x, dim=dim) if x.shape[dim] else x.sum(dim)
+
+
+def _block(left: Tensor, w: Tensor, w_norm: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    """[b, m, k] times float64 [b, k, n], whose columns have the norms ``w_norm`` [b, n]; rounded into ``out``."""
+    batch, rows, terms = left.shape
+    columns = w.shape[2]
+    x = left.to(torch.float64)
     y, depth = _product(x, w)
-    x_norm = torch.linalg.vector_norm(x, dim=1) if x.shape[1] else x.new_zeros(len(x))
-    size = x_norm * w_norm.max()
-    if bias is not None:
-        added = bias.to(torch.float64)
+    x_norm = _norms(x, 2)
+    size = x_norm * w_norm.amax(1, keepdim=True)
+    added = None if bias is None else bias.to(torch.float64)
+    if added is not None:
         y += added
-        size = size + added.abs().amax()
-    radius = (size * slack(depth))[:, None]
-    left = []
-    step = max(1, TEST // y.shape[1])
-    for i in range(0, len(y), step):
-        part = slice(i, i + step)
-        low = narrow(y[part] - radius[part], out.dtype)
-        high = narrow(y[part] + radius[part], out.dtype)
-        out[part] = high
-        apart = ~same(low, high) | ~radius[part].isfinite()
-        if bool(apart.any()):
-            m, n = apart.nonzero(as_tuple=True)
-            left.append((m + i, n))
-    if left:
-        m, n = (torch.cat(index) for index in zip(*left, strict=True))
-        more = None if bias is None else bias[m, n].to(torch.float64)
-        out[m, n] = _decide(x, w.T, m, n, y[m, n], x_norm[m] * w_norm[n], more, out.dtype, depth)
+        size = size + added.abs().amax((1, 2))[:, None]
+    radius = (size * slack(depth)).reshape(-1, 1)
+    bad = ~radius.isfinite()
+    odd = bool(bad.any())
+    if odd:
+        radius = torch.where(bad, torch.inf, radius)
+    flat, near = y.view(-1, columns), out.view(-1, columns)
+    at = _apart(flat, radius, near, odd)
+    if at is not None:
+        m, n = at // columns, at % columns
+        which = m // rows * columns + n
+        more = None if added is None else added.reshape(-1, columns)[m, n]
+        norms = x_norm.reshape(-1)[m] * w_norm.reshape(-1)[which]
+        near[m, n] = _decide(x.reshape(batch * rows, terms), w, m, which, flat[m, n], norms, more, out.dtype, depth)
 
 
 def _product(x: Tensor, w: Tensor) -> tuple[Tensor, int]:
     """``x @ w``, and how many additions a term passes through at most, a bias included."""
-    terms = x.shape[1]
-    y = torch.mm(x[:, :PART], w[:PART])
-    for k in range(PART, terms, PART):
-        y += torch.mm(x[:, k : k + PART], w[k : k + PART])  # never into y itself: its kernel could go on from there
+    batch, rows, terms = x.shape
+    y = x.new_empty((batch, rows, w.shape[2]))
+    _multiply(x[:, :, :PART], w[:, :PART], y)
+    more = torch.empty_like(y) if terms > PART else y
+    for k in range(PART, terms, PART):  # never into y itself: its kernel could go on from there
+        _multiply(x[:, :, k : k + PART], w[:, k : k + PART], more)
+        y += more
     return y, min(terms, PART) + -(-terms // PART) + 1
 
 
-def _small(left: Tensor, right: Tensor, bias: Tensor | None, out: Tensor) -> None:
-    """Many small products at once: the batch in blocks."""
-    batch, rows, terms = left.shape
-    columns = right.shape[2]
-    step = max(1, BLOCK // max(1, terms * (rows + columns) + rows * columns))
-    for b in range(0, batch, step):
-        x, w = left[b : b + step].to(torch.float64), right[b : b + step].to(torch.float64)
-        y = torch.bmm(x, w)
-        norms = torch.linalg.vector_norm(x, dim=2)[:, :, None] * torch.linalg.vector_norm(w, dim=1)[:, None, :]
-        added = None if bias is None else bias[b : b + step].to(torch.float64)
-        size = norms
-        if added is not None:
-            y = y + added
-            size = norms + added.abs()
-        radius = size * slack(terms + 1)
-        low, high = narrow(y - radius, out.dtype), narrow(y + radius, out.dtype)
-        part = out[b : b + step]
-        part.copy_(high)
-        apart = ~same(low, high) | ~radius.isfinite()
-        if bool(apart.any()):
-            at = apart.nonzero(as_tuple=True)
-            n_batch = len(x)
-            m, n = at[0] * rows + at[1], at[0] * columns + at[2]
-            more = None if added is None else added[at]
-            flat = x.reshape(n_batch * rows, terms), w.transpose(1, 2).reshape(n_batch * columns, terms)
-            part[at] = _decide(*flat, m, n, y[at], norms[at], more, out.dtype, terms + 1)
+def _multiply(x: Tensor, w: Tensor, out: Tensor) -> None:
+    if len(x) == 1:
+        torch.mm(x[0], w[0], out=out[0])
+    else:
+        torch.bmm(x, w, out=out)
+
+
+def _apart(y: Tensor, radius: Tensor, out: Tensor, odd: bool) -> Tensor | None:
+    """Rounds [m, n] float64 numbers into ``out``; the places, counted by rows, where y ± radius round differently.
+
+    With ``odd`` some radii are infinite: these rows count as a whole.
+    """
+    rows, columns = y.shape
+    step = max(1, TEST // columns)
+    shape = (min(step, rows), columns)
+    wide = torch.empty(shape, dtype=torch.float64, device=y.device)
+    low = torch.empty(shape, dtype=out.dtype, device=y.device)
+    found = []
+    for i in range(0, rows, step):
+        part, by, high = y[i : i + step], radius[i : i + step], out[i : i + step]
+        some = len(part)
+        below, end = wide[:some], low[:some]
+        narrow_into(torch.sub(part, by, out=below), end)
+        narrow_into(torch.add(part, by, out=below), high)
+        bits, other = as_bits(end), as_bits(high)
+        if odd or not torch.equal(bits, other):
+            differ = (bits != other) | by.isinf() if odd else bits != other
+            found.append(differ.reshape(-1).nonzero()[:, 0] + i * columns)
+    return torch.cat(found) if found else None
+
+
+def _rows_of(w: Tensor, which: Tensor) -> Tensor:
+    """Columns of [b, k, n], counted over all b, as rows."""
+    return w.transpose(1, 2)[which // w.shape[2], which % w.shape[2]]
 
 
 def _decide(x: Tensor, w: Tensor, m: Tensor, n: Tensor, y: Tensor, norms: Tensor, bias: Tensor | None,
             dtype: torch.dtype, depth: int) -> Tensor:  # fmt: skip
-    """The elements ``x[m] · w[n] + bias``, whose float64 values are ``y``, rounded once."""
+    """The elements ``x[m] ·`` column n of w ``+ bias``, whose float64 values are ``y``, rounded once."""
     size = norms if bias is None else norms + bias.abs()
     radius = size * slack(depth)
+    terms = x.shape[1]
     rows, which_m = m.unique(return_inverse=True)
     columns, which_n = n.unique(return_inverse=True)
     if len(m) > 2 * (len(rows) + len(columns)):
         # A sum of multiples of one number g that stays below 2^53 g is exact, whatever the order: the common reason for
         # many values that are exactly half way. It is worth a look at the operands only where there are many.
-        step = _grid(x, rows)[which_m] * _grid(w, columns)[which_n]
+        step = _grid(lambda at: x[at], rows, terms)[which_m]
+        step = step * _grid(lambda at: _rows_of(w, at), columns, terms)[which_n]
         if bias is not None:
             step = torch.minimum(step, lowest_bit(bias))
         radius = torch.where(size * 1.01 <= step * 2.0**52, 0.0, radius)
@@ -132,25 +161,47 @@ def _decide(x: Tensor, w: Tensor, m: Tensor, n: Tensor, y: Tensor, norms: Tensor
     settled = same(low, high) | ~y.isfinite()
     out = torch.where(y.isfinite(), high, narrow(torch.where(y.isnan(), torch.nan, y), dtype))
     todo = (~settled).nonzero()[:, 0]
-    some = max(1, PAIRS // (x.shape[1] + 1))
-    for i in range(0, len(todo), some):
-        at = todo[i : i + some]
-        terms = x[m[at]] * w[n[at]]
+    for at in todo.split(max(1, PAIRS // (terms + 1))):
+        pairs = x[m[at]] * _rows_of(w, n[at])
         if bias is not None:
-            terms = torch.cat([terms, bias[at, None]], dim=1)
-        out[at] = add_terms(terms, dtype)
+            pairs = torch.cat([pairs, bias[at, None]], dim=1)
+        out[at] = add_terms(pairs, dtype)
     return out
 
 
-def _grid(x: Tensor, rows: Tensor) -> Tensor:
+def _grid(take: Callable[[Tensor], Tensor], rows: Tensor, terms: int) -> Tensor:
     """For each of the rows, the number of which all its elements are multiples."""
-    some = max(1, BLOCK // max(1, x.shape[1]))
-    parts = [lowest_bit(x[part]).amin(dim=1) for part in rows.split(some)]
+    parts = [lowest_bit(take(part)).amin(dim=1) for part in rows.split(max(1, PAIRS // max(1, terms)))]
     return torch.cat(parts)
 
 
 def add_terms(terms: Tensor, dtype: torch.dtype) -> Tensor:
     """The sums of the rows of a finite float64 tensor [u, k], k > 0, each rounded once to ``dtype``.
+
+    First in pairs, pairs of pairs and so on, which takes few additions for each term, so that the bound settles most.
+    """
+    y, depth = terms, 0
+    total = terms.abs()
+    while y.shape[1] > 1:
+        half = y.shape[1] // 2
+        odd = y.shape[1] % 2
+        last, last_size = y[:, 2 * half :], total[:, 2 * half :]
+        y, total = y[:, :half] + y[:, half : 2 * half], total[:, :half] + total[:, half : 2 * half]
+        if odd:
+            y[:, :1] += last
+            total[:, :1] += last_size
+        depth += 1 + odd
+    y, total = y[:, 0], total[:, 0]
+    radius = total * slack(depth)
+    low, high = narrow((y - radius) + 0.0, dtype), narrow((y + radius) + 0.0, dtype)
+    todo = (~same(low, high)).nonzero()[:, 0]
+    if len(todo):
+        high[todo] = _add_with_errors(terms[todo], dtype)
+    return high
+
+
+def _add_with_errors(terms: Tensor, dtype: torch.dtype) -> Tensor:
+    """The same where that is too close.
 
     Errors of the additions are carried along exactly and added by themselves; the result is certain where that is, by
     its bound or because it is exact. The rest is added exactly (Shewchuk's expansions, by ``math.fsum``).

@@ -75,10 +75,19 @@ def narrow(x: Tensor, dtype: torch.dtype) -> Tensor:
     return odd.view(torch.float32).to(dtype)
 
 
+def narrow_into(x: Tensor, out: Tensor) -> None:
+    """:func:`narrow` to the format of ``out``, into it."""
+    out.copy_(x if out.dtype is torch.float32 else narrow(x, out.dtype))
+
+
+def as_bits(x: Tensor) -> Tensor:
+    """A view of the bits as whole numbers."""
+    return x.view(_VIEW[x.dtype])
+
+
 def same(a: Tensor, b: Tensor) -> Tensor:
     """Where two results have the same bits."""
-    view = _VIEW[a.dtype]
-    return a.view(view) == b.view(view)
+    return as_bits(a) == as_bits(b)
 
 
 def lowest_bit(x: Tensor) -> Tensor:
