@@ -1,9 +1,14 @@
-"""Every point of a grid of layers is right, or declined with a reason."""
+"""Every point of a grid of layers is right, gradients too, or declined with a reason.
+
+Some of its points; ``benchmarks/forms_grid.py`` goes through all of them.
+"""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +29,19 @@ def gradients(layer: nn.Module, x: Tensor) -> list[Tensor]:
     return [gx, gw.flatten(1), *gb]
 
 
+def step(layer: nn.Module, like: nn.Module) -> Callable[[Tensor], Any]:
+    """The output and the gradients of the sum of its squares, each in the shape that it has in ``like``."""
+    shapes = [p.shape for p in like.parameters()]
+
+    def run(x: Tensor) -> Any:
+        x = x.clone().requires_grad_()
+        y = layer(x)
+        gx, *gs = torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])
+        return [y.detach(), gx, *(g.reshape(shape) for g, shape in zip(gs, shapes, strict=True))]
+
+    return run
+
+
 def whole(x: Tensor) -> Tensor:
     """Small whole numbers: every sum of their products is exact in float32, in any order."""
     return torch.randint(-3, 4, x.shape).float()
@@ -35,7 +53,7 @@ def is_right(layer: nn.Module, x: Tensor, to: str) -> bool:
     if done.declined:
         assert done.declined[0].reason and done.model is not layer and not done.converted
         return False
-    c = compare(layer, done.model, x)
+    c = compare(step(layer, layer), step(done.model, layer), x)
     assert c, f"{layer} on {list(x.shape)}: {c}"
     y, z = layer(x), done.model(x)
     assert y.shape == z.shape and y.dtype == z.dtype and y.stride() == z.stride()
@@ -67,7 +85,8 @@ def test_pointwise_to_linear(dims: int, groups: int, dtype: torch.dtype) -> None
     points = itertools.product(
         (1, 2), (0, 1), ("zeros", "reflect", "replicate", "circular"), (1, 2), (True, False), (True, False)
     )
-    for stride, padding, mode, dilation, bias, batched in points:
+    start = {1: 0, 2: 1, 3: 2}[dims]
+    for stride, padding, mode, dilation, bias, batched in itertools.islice(points, start, None, 11):
         if mode == "reflect" and dims == 3 and dtype == torch.bfloat16:
             continue  # PyTorch has no such padding
         if not padding and mode != "zeros":
