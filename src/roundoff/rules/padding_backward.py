@@ -20,11 +20,16 @@ from roundoff.rules.rule import Call, Limit, Nature, Rule
 
 
 def _bound(name: str) -> Callable[[Call], Limit]:
+    gradient: Any = getattr(torch.ops.aten, name)
+
     def bound(call: Call) -> Limit:
         g, x, pads = call.args[:3]
-        copies = prod(1 + max(before, 0) + max(after, 0) for before, after in zip(pads[::2], pads[1::2], strict=True))
-        absolute: Tensor = getattr(torch.ops.aten, name)(g.abs(), x, pads)
-        return absolute * call.gamma_out(copies) + copies * (2.0**-1074 if call.u == U64 else call.underflow)
+        copies: int = prod(
+            1 + max(before, 0) + max(after, 0) for before, after in zip(pads[::2], pads[1::2], strict=True)
+        )
+        absolute: Tensor = gradient(g.abs(), x, pads)
+        limit: Tensor = absolute * call.gamma_out(copies)
+        return limit + copies * (2.0**-1074 if call.u == U64 else call.underflow)
 
     return bound
 
