@@ -119,15 +119,21 @@ def test_both_operands_broadcast() -> None:
 
 def test_the_operators_keep_their_contract() -> None:
     x, w, b = torch.randn(2, 3, 5), torch.randn(2, 5, 4), torch.randn(1, 1, 4)
-    for t in (x, w, b):
-        t.requires_grad_()
-    torch.library.opcheck(ops.products, (x, w, b))
-    image, kernel = torch.randn(2, 4, 6, 6, requires_grad=True), torch.randn(4, 2, 3, 3, requires_grad=True)
-    how = ([1, 2], [1, 1], [1, 1], 2)
-    torch.library.opcheck(ops.convolution, (image, kernel, None, *how))
-    grad = torch.randn(2, 4, 6, 3, requires_grad=True)
-    torch.library.opcheck(ops.convolution_input, (grad, kernel, None, [6, 6], *how))
-    torch.library.opcheck(ops.convolution_weight, (image, grad, [3, 3], *how))
-    torch.library.opcheck(ops.add_up, (image, [1, 2], 3))
-    torch.library.opcheck(ops.each, (image, "gelu"))
-    torch.library.opcheck(ops.power, (image, 3))
+    image, kernel = torch.randn(2, 4, 6, 6), torch.randn(4, 2, 3, 3)
+    grad, how = torch.randn(2, 4, 6, 3), ([1, 2], [1, 1], [1, 1], 2)
+    pool = ([3, 3], [0, 2, 4] * 2, [2, 4, 6] * 2, [2, 2, 2] * 2, 0)
+    calls = [
+        (ops.products, (x, w, b)),
+        (ops.convolution, (image, kernel, None, *how)),
+        (ops.convolution_input, (grad, kernel, None, [6, 6], *how)),
+        (ops.convolution_weight, (image, grad, [3, 3], *how)),
+        (ops.add_up, (image, [1, 2], 3)),
+        (ops.windows, (image, *pool)),
+        (ops.bags, (x[0], x[0, :, 0], torch.tensor([0, 2, 0]), 4, False)),
+        (ops.multiply_add, (x, x, x)),
+        (ops.each, (image, "gelu")),
+        (ops.power, (image, 3)),
+    ]
+    for op, args in calls:
+        given = tuple(a.clone().requires_grad_() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args)
+        torch.library.opcheck(op, given, test_utils=("test_schema", "test_autograd_registration", "test_faketensor"))

@@ -109,6 +109,15 @@ def test_a_bias_that_is_added_belongs_to_the_sum() -> None:
         assert float(y + b) == 0.0
 
 
+def test_a_bias_belongs_to_the_sum_in_inference_mode_too() -> None:
+    with torch.inference_mode(), exact.mode():
+        x, w, b = torch.tensor([[1.0, 2.0**-25]]), torch.ones(2, 1), torch.tensor([-1.0])
+        assert float(x @ w + b) == 2.0**-25
+        y = x @ w
+        F.relu(x.neg_(), inplace=True)
+        assert float(y + b) == 0.0
+
+
 def test_compound_operations_are_near_their_float64_values() -> None:
     x = torch.randn(4, 6, 8)
     mask = torch.randn(6, 6)

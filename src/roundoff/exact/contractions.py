@@ -97,11 +97,11 @@ def tensordot(a: Tensor, b: Tensor, dims: Any = 2, bias: Tensor | None = None) -
     first, second = ([d % x.dim() for d in which] for x, which in zip((a, b), dims, strict=True))
     keep_a = [d for d in range(a.dim()) if d not in first]
     keep_b = [d for d in range(b.dim()) if d not in second]
-    terms = math.prod(a.shape[d] for d in first)
+    terms = math.prod([a.shape[d] for d in first])
     if [a.shape[d] for d in first] != [b.shape[d] for d in second]:
         raise RoundoffError(f"exact.tensordot: {list(a.shape)} and {list(b.shape)} do not fit over {dims}.")
     shape = [a.shape[d] for d in keep_a] + [b.shape[d] for d in keep_b]
-    rows, columns = math.prod(a.shape[d] for d in keep_a), math.prod(b.shape[d] for d in keep_b)
+    rows, columns = math.prod([a.shape[d] for d in keep_a]), math.prod([b.shape[d] for d in keep_b])
     left = a.permute(*keep_a, *first).reshape(1, rows, terms)
     right = b.permute(*second, *keep_b).reshape(1, terms, columns)
     short_dtype("tensordot", a, b, bias)
@@ -188,7 +188,7 @@ def mean(x: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
 def _reduced(x: Tensor, dim: Any, keepdim: bool, mean: bool) -> Tensor:
     short_dtype("mean" if mean else "sum", x)
     dims = _dims(x, dim)
-    count = math.prod(x.shape[d] for d in dims)
+    count = math.prod([x.shape[d] for d in dims])
     if mean and not count:
         y = torch.full_like(ops.add_up(x, dims, 1), torch.nan)
     else:

@@ -94,7 +94,7 @@ def _pair(a: Tensor, a_names: str, b: Tensor, b_names: str, keep: Sequence[str],
         return x.permute([every.index(n) for n in order])
 
     def count(names: Sequence[str]) -> int:
-        return math.prod(sizes[n] for n in names)
+        return math.prod([sizes[n] for n in names])
 
     left = matrix(a, a_names, [*both, *first, *gone]).reshape(count(both), count(first), count(gone))
     right = matrix(b, b_names, [*both, *gone, *second]).reshape(count(both), count(gone), count(second))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +17,17 @@ from roundoff.exact.told import Told
 from roundoff.tape.leaves import operands
 
 _ADD = {torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__}
+
+
+@dataclass(frozen=True)
+class _Sum:
+    """A product that was made, which a bias may still be added to, and what tells that it was not written to since."""
+
+    function: Any
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    version: int
+    versions: tuple[int, ...]
 
 
 class mode(TorchFunctionMode):
@@ -32,6 +44,7 @@ class mode(TorchFunctionMode):
         self.strict = strict
         self._inexact: dict[str, None] = {}
         self._told: list[Told | None] = []
+        self._last: tuple[Tensor, _Sum] | None = None
 
     @property
     def inexact(self) -> tuple[str, ...]:
@@ -60,38 +73,64 @@ class mode(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         made = EXACT.get(func)
         if made is None:
+            if not _reads(func):
+                self._last = None
             return func(*args, **kwargs)
         tensors = operands((args, kwargs))
         floats = [t for t in tensors if t.dtype.is_floating_point]
         if not floats or any(t.dtype not in SHORT for t in floats):
             return func(*args, **kwargs)
-        if func in _ADD and not kwargs and len(args) == 2:
+        given = {name: value for name, value in kwargs.items() if value is not None}
+        if func in _ADD and not given and len(args) == 2:
             found = self._as_one_sum(*args)
             if found is not None:
                 return found
         try:
-            y = made(*args, **{name: value for name, value in kwargs.items() if value is not None})
+            y = made(*args, **given)
         except (RoundoffError, TypeError):
             return func(*args, **kwargs)  # as it is; what of it rounds otherwise is told
-        sums = func in WITH_BIAS and "bias" not in kwargs and not (func is torch.nn.functional.linear and len(args) > 2)
-        if sums and not any(t.is_inference() for t in (y, *tensors)):
-            kwargs.pop("out", None)
-            y._roundoff_sum = (func, args, kwargs, tuple(t._version for t in tensors), y._version)
+        self._last = None
+        if func in WITH_BIAS and "bias" not in given and not (func is torch.nn.functional.linear and len(args) > 2):
+            self._keep(y, _Sum(func, args, given, *self._versions(y, tensors)))
         return y
 
-    @staticmethod
-    def _as_one_sum(a: Any, b: Any) -> Tensor | None:
+    def _versions(self, y: Tensor, operands: list[Tensor]) -> tuple[int, tuple[int, ...]]:
+        """What changes when a tensor is written to; for those that PyTorch does not count for, all that is written to."""
+        if torch.compiler.is_compiling():
+            return 0, ()
+        if any(t.is_inference() for t in (y, *operands)):
+            told = self._told[-1]
+            return -1 if told is None else told.written, ()
+        return y._version, tuple(t._version for t in operands)
+
+    def _keep(self, y: Tensor, made: _Sum) -> None:
+        if torch.compiler.is_compiling():
+            self._last = y, made  # an attribute of a tensor would not be traced
+        else:
+            y._roundoff_sum = made  # type: ignore[attr-defined]
+
+    def _as_one_sum(self, a: Any, b: Any) -> Tensor | None:
         for y, bias in ((a, b), (b, a)):
-            if not isinstance(y, Tensor) or not isinstance(bias, Tensor) or not hasattr(y, "_roundoff_sum"):
+            if not isinstance(y, Tensor) or not isinstance(bias, Tensor):
                 continue
-            func, args, kwargs, versions, version = y._roundoff_sum
-            if bias.dim() != 1 or not y.dim() or bias.shape[0] != y.shape[-1] or bias.dtype != y.dtype:
+            if torch.compiler.is_compiling():
+                made = self._last[1] if self._last is not None and self._last[0] is y else None
+            else:
+                made = getattr(y, "_roundoff_sum", None)
+            if made is None or bias.dim() != 1 or not y.dim():
                 continue
-            if y._version != version or tuple(t._version for t in operands((args, kwargs))) != versions:
+            if bias.shape[0] != y.shape[-1] or bias.dtype != y.dtype:
                 continue
-            found: Tensor = WITH_BIAS[func](*args, **kwargs, bias=bias)
+            if (made.version, made.versions) != self._versions(y, operands((made.args, made.kwargs))):
+                continue
+            found: Tensor = WITH_BIAS[made.function](*made.args, **made.kwargs, bias=bias)
             return found
         return None
+
+
+def _reads(func: Any) -> bool:
+    """True for what only asks a tensor about itself, such as its shape."""
+    return getattr(func, "__name__", "") in ("__get__", "size", "dim", "stride", "numel", "is_contiguous")
 
 
 def active() -> bool:

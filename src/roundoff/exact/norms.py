@@ -151,7 +151,7 @@ def var(x: Tensor, dim: Any = None, correction: float = 1, keepdim: bool = False
     short_dtype("var", x)
     which = list(range(x.dim())) if dim is None else [dim] if isinstance(dim, int) else list(dim)
     away = x - expand(mean(x, which, keepdim=True), x.shape)
-    count = math.prod(x.shape[d] for d in which)
+    count = math.prod([x.shape[d] for d in which])
     return divided(sum(away * away, which, keepdim), max(0, count - correction))
 
 

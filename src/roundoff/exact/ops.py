@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import ParamSpec, cast
 
@@ -20,13 +21,29 @@ from roundoff.exact import windows as of_windows
 P = ParamSpec("P")
 
 
+_LIBRARY = torch.library.Library("roundoff", "FRAGMENT")
+
+
 def _operator(f: Callable[P, Tensor]) -> Callable[P, Tensor]:
-    return cast("Callable[P, Tensor]", torch.library.custom_op(f"roundoff::{f.__name__}", mutates_args=())(f))
+    """Makes ``f`` an operator of PyTorch. By ``torch.library.custom_op`` its first call would wait for the compiler."""
+    name = f.__name__
+    traced: list[Callable[P, Tensor]] = []
+
+    def run(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        if "torch._dynamo" not in sys.modules:
+            return f(*args, **kwargs)
+        if not traced:
+            traced.append(torch._dynamo.disable(f))
+        return traced[0](*args, **kwargs)
+
+    _LIBRARY.define(name + torch.library.infer_schema(f, mutates_args=()))
+    _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
+    return cast("Callable[P, Tensor]", getattr(torch.ops.roundoff, name).default)
 
 
 def _fake(name: str) -> Callable[[Callable[P, Tensor]], Callable[P, Tensor]]:
     def register(f: Callable[P, Tensor]) -> Callable[P, Tensor]:
-        torch.library.register_fake(f"roundoff::{name}")(f)
+        torch.library.register_fake(f"roundoff::{name}", f, lib=_LIBRARY)
         return f
 
     return register

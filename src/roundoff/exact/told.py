@@ -53,10 +53,12 @@ class Told(TorchDispatchMode):
     def __init__(self, inexact: dict[str, None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.inexact = inexact
+        self.written = 0  # how often something was written to
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
+        self.written += func._schema.is_mutable
         namespace, name = str(func).split(".")[:2]
         if namespace == "roundoff" or not any(t.dtype.is_floating_point for t in operands(out)):
             return out
