@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from roundoff.order.kernels import Kernel, Shape, kernel_of
+from roundoff.order.kernel import Kernel, drawn_kernel
 from roundoff.order.replay import Arithmetic, replay_in
 from roundoff.order.tree import Nested, SumTree
 
@@ -88,10 +88,4 @@ def kernel_that_adds(
         each = x.repeat_interleave(len(w), 0), w.repeat(len(x), 1), None if b is None else b.repeat(len(x))
         return replay_in(tree, fused, how, *each).view(len(x), len(w))
 
-    real = kernel_of("linear", Shape(k, tree.bias, rows, cols, dtype, "contiguous", {}))
-
-    def draw(seed: int) -> tuple[tuple[Tensor, Tensor | None, Tensor | None], Tensor]:
-        operands, _ = real.draw(seed)
-        return operands, run(*operands)
-
-    return Kernel("planted", k, tree.bias, rows, cols, dtype, run, draw)
+    return drawn_kernel("planted", k, tree.bias, rows, cols, dtype, run)

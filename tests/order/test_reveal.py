@@ -15,7 +15,8 @@ from torch import Tensor
 
 from roundoff import RoundoffError
 from roundoff.order import reveal as module
-from roundoff.order.kernels import Kernel, Shape
+from roundoff.order.kernel import Kernel
+from roundoff.order.kernels import Shape
 from roundoff.order.order import Order
 from roundoff.order.reveal import reveal
 from roundoff.order.tree import SumTree
@@ -93,8 +94,8 @@ def test_outputs_that_add_in_other_orders_are_told_apart() -> None:
     def mixed(x: Tensor, w: Tensor | None, b: Tensor | None) -> Tensor:
         return torch.cat([one.run(x, w, b)[:, :-1], two.run(x, w, b)[:, -1:]], 1)
 
-    def draw(seed: int) -> Any:
-        operands, _ = one.draw(seed)
+    def draw(seed: int, cancel: bool) -> Any:
+        operands, _ = one.draw(seed, cancel)
         return operands, mixed(*operands)
 
     found = reveal_planted(dataclasses.replace(one, run=mixed, draw=draw))
@@ -109,8 +110,8 @@ def test_outputs_that_add_in_other_orders_are_told_apart() -> None:
 def test_a_wrong_replay_is_no_certificate() -> None:
     kernel = kernel_that_adds(SumTree.from_nested(order_of("sequential", 24)), frozenset(range(1, 24)))
 
-    def draw(seed: int) -> Any:
-        operands, y = kernel.draw(seed)
+    def draw(seed: int, cancel: bool) -> Any:
+        operands, y = kernel.draw(seed, cancel)
         return operands, torch.nextafter(y, torch.tensor(10.0))
 
     found = reveal_planted(dataclasses.replace(kernel, draw=draw))

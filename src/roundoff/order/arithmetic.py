@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 Array = NDArray[Any]
 
@@ -98,3 +99,27 @@ def fma64(p: Array, e: Array, c: Array) -> Array:
     th, tl = two_sum(p, uh)
     vs, ve = two_sum(tl, ul)
     return th + to_odd(vs, ve)
+
+
+def _cut(bits: int) -> Callable[[Tensor], Tensor]:
+    """Rounds float32 to the nearest number with ``bits`` fewer bits, ties to even."""
+
+    def cut(x: Tensor) -> Tensor:
+        i = x.contiguous().view(torch.int32)
+        half = (1 << (bits - 1)) - 1 + ((i >> bits) & 1)
+        return ((i + half) >> bits << bits).view(torch.float32)
+
+    return cut
+
+
+def _truncate(x: Tensor) -> Tensor:
+    return (x.contiguous().view(torch.int32) >> 13 << 13).view(torch.float32)
+
+
+#: Formats to which kernels round float32 operands.
+SHORT: dict[str, Callable[[Tensor], Tensor]] = {
+    "TF32": lambda x: _cut(13)(x) if x.dtype == torch.float32 else x,
+    "TF32, cut off": lambda x: _truncate(x) if x.dtype == torch.float32 else x,
+    "bfloat16": lambda x: x.to(torch.bfloat16).to(x.dtype),
+    "float16": lambda x: x.to(torch.float16).to(x.dtype),
+}

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import torch
 
-from roundoff.order.kernels import Kernel
+from roundoff.order.kernel import Kernel
 from roundoff.order.probe import NotShared, Probe
 from roundoff.order.tree import SumTree
 

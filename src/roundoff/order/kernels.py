@@ -12,37 +12,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from roundoff.errors import RoundoffError
+from roundoff.order.convolution import Convolution, kernel_of_convolution
+from roundoff.order.kernel import Kernel, drawn_kernel
 
-Operands = tuple[Tensor, Tensor | None, Tensor | None]
+CPU = torch.device("cpu")
 LAYOUTS = ("contiguous", "transposed", "channels_last")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """Outputs [rows, max(cols, 1)], each the sum of the products of a row of x [rows, products] with a row of
-    w [cols, products], and of an element of the bias b [cols].
-
-    With ``cols`` 0 the rows of x are summed by themselves. ``run`` takes x, w and b; ``draw`` draws real operands from a
-    seed and gives them with the operator's outputs: there may be more rows than ``run`` takes. ``divided``: the sum is
-    divided by its length. ``given``: it is the user's own function.
-    """
-
-    name: str
-    products: int
-    bias: bool
-    rows: int
-    cols: int
-    dtype: torch.dtype
-    run: Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
-    draw: Callable[[int], tuple[Operands, Tensor]]
-    divided: bool = False
-    given: bool = False
-
-    @property
-    def length(self) -> int:
-        """The number of summands: the products, and the bias where there is one."""
-        return self.products + self.bias
 
 
 @dataclass(frozen=True)
@@ -56,6 +31,7 @@ class Shape:
     dtype: torch.dtype
     layout: str
     args: dict[str, Any]
+    device: torch.device = CPU
 
 
 def kernel_of(op: str | Callable[[Tensor], Any], shape: Shape) -> Kernel:
@@ -103,25 +79,16 @@ def _names() -> str:
     return ", ".join(OPERATORS)
 
 
-def _normal(seed: int, dtype: torch.dtype) -> Callable[..., Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
-
-
 def _simple(
     name: str, shape: Shape, rows: int, cols: int, run: Any, *, divided: bool = False, given: bool = False
 ) -> Kernel:
-    """A kernel whose rows are all independent, so that real operands are run just as the masks are."""
+    def on_device(x: Tensor, w: Tensor | None, b: Tensor | None) -> Tensor:
+        moved = (None if t is None else t.to(shape.device) for t in (x, w, b))
+        y: Tensor = run(*moved)
+        return y.cpu()
+
     bias = shape.bias and cols > 0
-
-    def draw(seed: int) -> tuple[Operands, Tensor]:
-        normal = _normal(seed, shape.dtype)
-        x = normal(rows, shape.k)
-        w = normal(cols, shape.k) if cols else None
-        b = normal(cols) if bias else None
-        return (x, w, b), run(x, w, b)
-
-    return Kernel(name, shape.k, bias, rows, cols, shape.dtype, run, draw, divided, given)
+    return drawn_kernel(name, shape.k, bias, rows, cols, shape.dtype, on_device, divided=divided, given=given)
 
 
 def _stored(x: Tensor, layout: str) -> Tensor:
@@ -223,13 +190,8 @@ def _convolution(op: str, shape: Shape) -> Kernel:
         value = args.get(name, usual)
         return (value,) * dims if isinstance(value, int) else tuple(value)
 
-    window, stride, padding, dilation = (
-        each("kernel_size", 1),
-        each("stride", 1),
-        each("padding", 0),
-        each("dilation", 1),
-    )
-    groups, taps = int(args.get("groups", 1)), math.prod(window)
+    window, dilation, groups = each("kernel_size", 1), each("dilation", 1), int(args.get("groups", 1))
+    taps = math.prod(window)
     reach = tuple(d * (n - 1) + 1 for d, n in zip(dilation, window, strict=True))
     size = tuple(args["size"]) if "size" in args else tuple(max(r, 5 if taps > 1 else 1) + 2 for r in reach)
     if shape.k % taps or shape.out % groups or len(size) != dims:
@@ -237,68 +199,35 @@ def _convolution(op: str, shape: Shape) -> Kernel:
             f"{op} adds k = {shape.k} products for each output: channels times the {taps} places of the kernel. So k must "
             f"be a multiple of {taps}, out = {shape.out} one of groups = {groups}, and size have {dims} numbers."
         )
-    outs = tuple((n + 2 * p - r) // s + 1 for n, p, r, s in zip(size, padding, reach, stride, strict=True))
-    if min(outs) < 1:
+    conv = Convolution(
+        shape.batch,
+        shape.k // taps,
+        shape.out // groups,
+        size,
+        window,
+        each("stride", 1),
+        each("padding", 0),
+        dilation,
+        groups,
+    )
+    if min(conv.outs) < 1:
         raise RoundoffError(f"The window of {op} reaches over {reach}, and the image is {size}: make size larger.")
-    channels, cols = shape.k // taps, shape.out // groups
     form = {1: torch.contiguous_format, 2: torch.channels_last, 3: torch.channels_last_3d}[dims]
     last = shape.layout == "channels_last"
     convolve: Any = getattr(F, op)
-    wide = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
 
     def layout(x: Tensor) -> Tensor:
+        x = x.to(shape.device)
         if last and dims == 1:  # there is no such memory format; this is the order in memory that a permutation gives
             return x.transpose(1, 2).contiguous().transpose(1, 2)
         return x.contiguous(memory_format=form) if last else x.contiguous()
 
-    def whole(image: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
-        """The outputs of the first group, [batch, cols, *outs]."""
-        weight = w.view(cols, channels, *window).repeat(groups, *[1] * (dims + 1))
-        y: Tensor = convolve(layout(image), layout(weight), None if b is None else b.repeat(groups), **wide)
-        return y[:, :cols]
+    def call(image: Tensor, weight: Tensor, b: Tensor | None) -> Tensor:
+        bias = None if b is None else b.to(shape.device)
+        y: Tensor = convolve(layout(image), layout(weight), bias, conv.stride, conv.padding, conv.dilation, groups)
+        return y.cpu()
 
-    everywhere = taps == 1 and set(stride) == {1} and set(padding) == {0}
-    places = math.prod(size) if everywhere else 1
-    middle = tuple(n // 2 for n in outs)  # where the window lies inside, unless the image is smaller than it
-    inside = all(
-        m * s - p >= 0 and m * s - p + r <= n
-        for m, s, p, r, n in zip(middle, stride, padding, reach, size, strict=True)
-    )
-    if not inside:
-        raise RoundoffError(f"The window of {op} lies nowhere inside the image of {size}: make size larger.")
-
-    def run(x: Tensor, w: Any, b: Tensor | None) -> Tensor:
-        image = torch.zeros(shape.batch, channels * groups, *size, dtype=shape.dtype)
-        if everywhere:
-            image[:, :channels] = x.view(shape.batch, places, channels).transpose(1, 2).reshape(-1, channels, *size)
-            return whole(image, w, b).flatten(2).transpose(1, 2).reshape(-1, cols)
-        slices = tuple(
-            slice(m * s - p, m * s - p + r, d)
-            for m, s, p, r, d in zip(middle, stride, padding, reach, dilation, strict=True)
-        )
-        image[(slice(None), slice(0, channels), *slices)] = x.view(shape.batch, channels, *window)
-        return whole(image, w, b)[(slice(None), slice(None), *middle)]
-
-    def draw(seed: int) -> tuple[Operands, Tensor]:
-        normal = _normal(seed, shape.dtype)
-        image = normal(shape.batch, channels * groups, *size)
-        w, b = normal(cols, shape.k), normal(cols) if shape.bias else None
-        y = whole(image, w, b).flatten(2).transpose(1, 2).reshape(-1, cols)
-        return (_windows(image[:, :channels]), w, b), y
-
-    def _windows(image: Tensor) -> Tensor:
-        """[batch x outputs, channels x places of the window], zeros where the window reaches over the edge."""
-        padded = F.pad(image, [p for p in reversed(padding) for _ in (0, 1)])
-        found = []
-        for place in torch.cartesian_prod(*[torch.arange(n) for n in window]).view(-1, dims).tolist():
-            at = tuple(
-                slice(o * d, o * d + (n - 1) * s + 1, s)
-                for o, d, n, s in zip(place, dilation, outs, stride, strict=True)
-            )
-            found.append(padded[(slice(None), slice(None), *at)].flatten(2))
-        return torch.stack(found, 2).flatten(1, 2).transpose(1, 2).reshape(-1, shape.k)
-
-    return Kernel(op, shape.k, shape.bias, shape.batch * places, cols, shape.dtype, run, draw)
+    return kernel_of_convolution(op, conv, shape.bias, shape.dtype, call)
 
 
 _CONVOLUTION = ("kernel_size", "stride", "padding", "dilation", "groups", "size")

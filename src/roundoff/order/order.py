@@ -89,7 +89,7 @@ class Order:
     @property
     def certified(self) -> bool:
         """True when it did on all of them. Without that, a tree is a guess."""
-        return bool(self.variants) and self.matching == self.sampled > 0
+        return bool(self.variants) and not self.reason and self.matching == self.sampled > 0
 
     @property
     def bound(self) -> float | None:
@@ -100,7 +100,7 @@ class Order:
         additions, and for additions of more than two at once."""
         ways = [v.arithmetic for v in self.variants]
         wide = any(v.tree.widest > 2 for v in self.variants)
-        if not self.certified or wide or any(how.adds_in != self.dtype for how in ways):
+        if not self.certified or wide or any(how.adds_in != self.dtype or how.operands for how in ways):
             return None
         more = 2 if any(how.division == "multiply" for how in ways) else 1
         h = (max(v.tree.depth for v in self.variants) + more) * unit_roundoff(self.dtype)
@@ -158,7 +158,9 @@ class Order:
             fused = f", {len(first.fused)} of {self._products} products with fused multiply-add"
         wide = first.arithmetic.adds_in
         inside = f", added in {str(wide).removeprefix('torch.')}" if wide != self.dtype and self.certified else ""
-        return f"{'; '.join(parts)}{fused}{inside}"
+        short = first.arithmetic.operands
+        rounded = f", operands rounded to {short}" if short else ""
+        return f"{'; '.join(parts)}{fused}{inside}{rounded}"
 
     @property
     def evidence(self) -> str:
@@ -192,6 +194,7 @@ class Order:
                     "adds_in": str(v.arithmetic.adds_in).removeprefix("torch."),
                     "rounded_before_the_bias": v.arithmetic.early,
                     "division": v.arithmetic.division or None,
+                    "operands": v.arithmetic.operands or None,
                     "tree": v.tree.to_dict(),
                 }
                 for v in self.variants

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from roundoff.errors import RoundoffError
 from roundoff.order.build import NoTree, Pair
-from roundoff.order.kernels import Kernel
+from roundoff.order.kernel import Kernel
 
 
 class NotShared(Exception):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from roundoff.order.arithmetic import Array, add_many, align_and_cut, fma64, half_rounder, two_product
+from roundoff.order.arithmetic import SHORT, Array, add_many, align_and_cut, fma64, half_rounder, two_product
 from roundoff.order.tree import SumTree
 
 AT_ONCE = 2**23  # numbers kept at a time
@@ -20,15 +20,17 @@ AT_ONCE = 2**23  # numbers kept at a time
 class Arithmetic:
     """How a kernel rounds: the format in which it adds; whether the result is rounded to the operands' format before the
     last addition, that of the bias; how a mean is made of the sum; and how many bits an addition of more than two keeps
-    below those of its largest part, None where it rounds the exact sum."""
+    below those of its largest part, None where it rounds the exact sum. ``operands``: the format to which it rounds what it
+    multiplies, a name of :data:`roundoff.order.arithmetic.SHORT`, empty where it does not."""
 
     adds_in: torch.dtype
     early: bool = False
     division: str = ""  # "", "divide" or "multiply"
     extra: int | None = None
+    operands: str = ""
 
 
-def arithmetics(dtype: torch.dtype, bias_last: bool, divided: bool, wide: bool) -> list[Arithmetic]:
+def arithmetics(dtype: torch.dtype, bias_last: bool, divided: bool, wide: bool, operands: str = "") -> list[Arithmetic]:
     """What a kernel of this format may do; the usual first."""
     formats = {
         torch.float64: [torch.float64],
@@ -36,7 +38,7 @@ def arithmetics(dtype: torch.dtype, bias_last: bool, divided: bool, wide: bool) 
     }.get(dtype, [torch.float32, dtype, torch.float64])
     divisions = ["divide", "multiply"] if divided else [""]
     early = [False, True] if bias_last and dtype in (torch.bfloat16, torch.float16) else [False]
-    found = [Arithmetic(f, e, d) for f in formats for e in early for d in divisions]
+    found = [Arithmetic(f, e, d, operands=operands) for f in formats for e in early for d in divisions]
     if wide:
         cut = [replace(how, extra=n) for how in found if how.adds_in == torch.float32 for n in range(4)]
         found = cut + found
@@ -50,23 +52,43 @@ def replay_in(
     x: Tensor,
     w: Tensor | None,
     b: Tensor | None,
+    divisor: int | None = None,
 ) -> Tensor:
-    """The sums in the order of ``tree``: x [n, products] times w [n, products], element by element, and b [n]; to [n]."""
+    """The sums in the order of ``tree``: x [n, products] times w [n, products], element by element, and b [n]; to [n].
+
+    Of a mean, what the sum is divided by is ``divisor``, the length of the tree where that is None.
+    """
     step = max(1, AT_ONCE // (2 * tree.length))
     parts = []
     for at in range(0, len(x), step):
         rows = slice(at, at + step)
         parts.append(
-            _replay(tree, fused, arithmetic, x[rows], None if w is None else w[rows], None if b is None else b[rows])
+            _replay(
+                tree,
+                fused,
+                arithmetic,
+                x[rows],
+                None if w is None else w[rows],
+                None if b is None else b[rows],
+                divisor or tree.length,
+            )
         )
     return torch.cat(parts)
 
 
 def _replay(
-    tree: SumTree, fused: frozenset[int], how: Arithmetic, x: Tensor | None, w: Tensor | None, b: Tensor | None
+    tree: SumTree,
+    fused: frozenset[int],
+    how: Arithmetic,
+    x: Tensor,
+    w: Tensor | None,
+    b: Tensor | None,
+    divisor: int,
 ) -> Tensor:
-    assert x is not None
     dtype, n = x.dtype, tree.length
+    if how.operands:
+        shorter = SHORT[how.operands]
+        x, w = shorter(x), None if w is None else shorter(w)
     high, low = _products(x, w, b)
     single = how.adds_in != torch.float64
     rounder = _rounder(how.adds_in)
@@ -105,9 +127,9 @@ def _replay(
         values[last + n] = first.astype(values.dtype) + values[tree.nodes[last][1]]
     total = values[-1]
     if how.division == "divide":
-        total = rounder(total / values.dtype.type(n))
+        total = rounder(total / values.dtype.type(divisor))
     elif how.division == "multiply":
-        total = rounder(total * (values.dtype.type(1) / values.dtype.type(n)))
+        total = rounder(total * (values.dtype.type(1) / values.dtype.type(divisor)))
     if dtype in (torch.bfloat16, torch.float16):
         total = half_rounder(dtype)(total)
     return torch.from_numpy(np.ascontiguousarray(total)).to(dtype)
