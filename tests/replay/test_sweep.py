@@ -13,7 +13,7 @@ from tests.replay.programs import KINDS, Line, execute
 from torch import Tensor, nn
 
 from roundoff.formats import widen
-from roundoff.replay import keep
+from roundoff.replay import apart
 from roundoff.replay.adjoints import Adjoints
 from roundoff.replay.keep import Keeper, Kept
 from roundoff.replay.run import Side, run_wide
@@ -55,7 +55,7 @@ def test_what_is_booked_is_the_whole(program: tuple[Line, ...]) -> None:
     g = torch.Generator().manual_seed(3)
     given = torch.randn(4, 6, generator=g), torch.randn(6, 8, generator=g)[1:5, ::2]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(keep, "_SMALL", float("inf"))  # kept in float64, so that the sums are good to its rounding
+        patch.setattr(apart, "_SMALL", float("inf"))  # kept in float64, so that the sums are good to its rounding
         whole, constants, steps = sweep(lambda *x: execute(program, x), *given)
     parts = [p.local + p.bend for _, p in steps] + [constants]
     # Float64 sums of a few hundred numbers; amplification is the size of the largest part.

@@ -17,6 +17,7 @@ from roundoff.errors import RoundoffError
 from roundoff.formats import UNIT_ROUNDOFF, is_inexact, widen
 from roundoff.judge.case import same_value
 from roundoff.judge.kernels import limits
+from roundoff.judge.kernels.parts import part_at
 from roundoff.records import Account, Booking, Finding, Kind
 from roundoff.replay.adjoints import Adjoints
 from roundoff.replay.keep import Constant, Keeper, Kept, Measured
@@ -228,8 +229,10 @@ def _bound_at(executed: Executed, result: int, index: tuple[int, ...]) -> float 
         products, (y,) = rule.products(executed.step.args, executed.step.kwargs), executed.reference
         call = Call(executed.step.op, (), {}, (y,), compute_unit(x.dtype), u_out=UNIT_ROUNDOFF[x.dtype])
         return _element(products_bound(products, call), x, index) + float(rounding(x, y[index]))
+    if result == 0:
+        executed, index = part_at(executed, index)
     found = limits(executed)
-    return None if found is None else _element(found[result], x, index)
+    return None if found is None else _element(found[result], executed.outs[result], index)
 
 
 def _element(limit: Limit, x: Tensor, index: tuple[int, ...]) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from roundoff.formats import is_inexact
+from roundoff.formats import is_inexact, wide_dtype
 from roundoff.tape.record import Place
 
 
@@ -23,11 +23,16 @@ class Adjoints:
     def __contains__(self, number: int) -> bool:
         return number in self._flat
 
-    def take(self, place: Place) -> Tensor | None:
-        """The adjoint at ``place``, which from now on is zero: a step writes there, so what was before does not matter."""
+    def take(self, place: Place, last: bool = False) -> Tensor | None:
+        """The adjoint at ``place``, which from now on is zero: a step writes there, so what was before does not matter.
+
+        ``last``: the storage is forgotten next, and nothing else is taken of it that overlaps.
+        """
         if place.storage not in self._flat or not is_inexact(place.dtype):
             return None
         view = self._view(place)
+        if last:
+            return view
         taken = view.clone()
         view.zero_()
         return taken
@@ -38,11 +43,14 @@ class Adjoints:
             return None
         return self._view(place).clone()
 
-    def add(self, place: Place, adjoint: Tensor) -> None:
-        """Add ``adjoint`` to what is kept at ``place``; what lies in one number several times is added up there."""
+    def add(self, place: Place, adjoint: Tensor, scale: float = 1.0) -> None:
+        """Add ``adjoint`` times ``scale``, a power of two, to what is kept at ``place``.
+
+        What lies in one number several times is added up there.
+        """
         dims = [d for d, (n, stride) in enumerate(zip(place.size, place.stride, strict=True)) if stride == 0 and n > 1]
         if dims:
-            adjoint = adjoint.sum(dims, keepdim=True)
+            adjoint = adjoint.sum(dims, keepdim=True, dtype=wide_dtype(adjoint.dtype))
             place = _thin(place, dims)
         if _overlaps(place):
             size = self._reach(place)
@@ -50,10 +58,10 @@ class Adjoints:
             flat = adjoint.resolve_conj().flatten()
             target = self._grown(place, adjoint.device)
             target = torch.view_as_complex(target.view(-1, 2)) if place.dtype.is_complex else target
-            target.index_add_(0, at, flat)
+            target.index_add_(0, at, flat.to(target.dtype), alpha=scale)
             return
         self._grown(place, adjoint.device)
-        self._view(place).add_(adjoint)
+        self._view(place).add_(adjoint, alpha=scale)
 
     def drop(self, number: int) -> None:
         """Forget a storage, at the step that made it."""

@@ -13,19 +13,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.linalg import vector_norm
 
 from roundoff.formats import is_inexact, widen
+from roundoff.replay.apart import Apart, apart, shortened
 from roundoff.replay.products import work_of
+from roundoff.replay.sizes import finite
 from roundoff.replay.wide import Executed
 from roundoff.rules import Rule
 from roundoff.tape.leaves import map_operands, operands
 from roundoff.tape.record import Place
 from roundoff.tape.storages import StorageMap, has_storage
 from roundoff.tape.watch import Step
-
-#: Below this a float32 loses digits of a difference, so that it is kept in float64.
-_SMALL = 2.0**-100
 
 
 @dataclass(frozen=True)
@@ -154,11 +152,10 @@ class Keeper:
                 local.append(None)
                 moved.append(None)
                 continue
-            native = widen(x)
-            error, off = finite(native - y), finite(native - w)
-            measured = _larger(measured, self._measure(executed, i, error, off, w))
-            local.append(self._small(error))
-            moved.append(self._small(off))
+            found = apart(x, y, w)
+            measured = _larger(measured, self._measure(executed, i, found))
+            local.append(self._counted(found.local))
+            moved.append(found.moved if found.moved is found.local else self._counted(found.moved))
         rule = executed.rule
         old = {p.storage for x in step.overwritten if (p := self.place(x)) is not None}
         self._seen = {}
@@ -214,8 +211,10 @@ class Keeper:
             return known[key]
         moved = None
         if is_inexact(x.dtype) and executed.twins.has(x):
-            off = finite(widen(x) - executed.twins.wide(x) if old is None else old - executed.old_wide[id(x)])
-            moved = self._small(off)
+            if old is None:
+                moved = self._counted(self._moved(x, place, executed))
+            else:
+                moved = self._counted(shortened(finite(old - executed.old_wide[id(x)])))
             if place.storage not in self._written and place.storage not in self.constants:
                 self._enter(x, executed)
         native = x.detach() if old is None else old
@@ -228,39 +227,33 @@ class Keeper:
             self._operands.set(x, {**known, key: operand})
         return operand
 
+    def _moved(self, x: Tensor, place: Place, executed: Executed) -> Tensor | None:
+        if x.numel() == 0:
+            return None
+        wide = executed.twins.wide(x)
+        return apart(x, wide, wide).moved
+
     def _enter(self, x: Tensor, executed: Executed) -> None:
         """A constant, all of its storage."""
         whole = torch.empty(0, dtype=x.dtype, device=x.device).set_(x.detach().untyped_storage())
         place = self.place(whole)
         assert place is not None
-        moved = self._small(finite(widen(whole) - executed.twins.wide(whole)))
+        moved = self._counted(shortened(finite(widen(whole) - executed.twins.wide(whole))))
         if moved is not None:
             self.constants[place.storage] = Constant(place, moved, _bare(executed.step))
 
-    def _small(self, x: Tensor) -> Tensor | None:
-        """``x`` as it is kept, in a shorter format where that loses no digits that matter; None where it is zero."""
-        short = torch.complex64 if x.is_complex() else torch.float32
-        largest = _norm(x, float("inf")) if x.numel() else 0.0
-        if largest == 0.0:
-            return None
-        kept = x if largest < _SMALL or largest > 2.0**120 else x.to(short)
-        self._new += _size(kept)
-        return kept
+    def _counted(self, x: Tensor | None) -> Tensor | None:
+        self._new += 0.0 if x is None else _size(x)
+        return x
 
-    def _measure(self, executed: Executed, result: int, error: Tensor, off: Tensor, wide: Tensor) -> Measured:
-        index = tuple(int(i) for i in torch.unravel_index(error.abs().argmax(), error.shape))
-        size, far = _norm(finite(wide)), _norm(off)
+    def _measure(self, executed: Executed, result: int, found: Apart) -> Measured:
         return Measured(
-            float(error[index].abs()),
-            self._bound(executed, result, index),
-            _norm(off - error, float("inf")),
-            far / size if size else 0.0,
-            size / wide.numel() ** 0.5,
+            found.local_abs,
+            self._bound(executed, result, found.at),
+            found.inherited_abs,
+            found.moved_norm / found.wide_norm if found.wide_norm else 0.0,
+            found.wide_norm / executed.wide[result].numel() ** 0.5,
         )
-
-
-def _norm(x: Tensor, order: float = 2.0) -> float:
-    return float(vector_norm(x.flatten(), order))
 
 
 def _larger(a: Measured, b: Measured) -> Measured:
@@ -271,13 +264,6 @@ def _larger(a: Measured, b: Measured) -> Measured:
 def _bare(step: Step) -> Step:
     """``step`` without its tensors."""
     return replace(step, args=(), kwargs={})
-
-
-def finite(x: Tensor) -> Tensor:
-    """``x``, zero where it is NaN or infinite."""
-    if bool(x.sum().isfinite()):  # one pass, where nothing needs to be done
-        return x
-    return torch.where(x.isfinite(), x, 0.0)
 
 
 def _size(x: Tensor) -> float:

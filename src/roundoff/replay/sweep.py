@@ -15,17 +15,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._decomp import decomposition_table
 
-from roundoff.formats import U64, UNIT_ROUNDOFF, widen
+from roundoff.formats import U64, UNIT_ROUNDOFF, is_inexact, widen
 from roundoff.replay.adjoints import Adjoints
-from roundoff.replay.keep import Constant, Kept, Operand, finite
-from roundoff.replay.products import is_large_product, power_of_two
+from roundoff.replay.keep import Constant, Kept, Operand
+from roundoff.replay.products import is_large_product, power_of_two, pulled_back
 from roundoff.replay.redo import redo
+from roundoff.replay.sizes import finite, inner, largest
 from roundoff.rules import Call, Nature
 from roundoff.rules.fused import written_out
 from roundoff.rules.opened import tensors
@@ -43,27 +45,41 @@ class Pulled:
 
 def pull(kept: Kept, targets: Sequence[Adjoints]) -> list[Pulled]:
     """Take the adjoints of the step's results, hand them on to its operands, and say what the step made."""
-    found = [tuple(adjoints.take(place) for place in kept.results) for adjoints in targets]
+    storages = [place.storage for place in kept.results]
+    ends = [n in kept.made and storages.count(n) == 1 for n in storages]  # nothing came before the step there
+    found = [
+        tuple(adjoints.take(place, last) for place, last in zip(kept.results, ends, strict=True))
+        for adjoints in targets
+    ]
     for adjoints in targets:
         for number in kept.made:
             adjoints.drop(number)
-    live = [i for i, gs in enumerate(found) if kept.local and any(g is not None and bool(g.any()) for g in gs)]
+    gains = [sum(_square(g) for g in gs if g is not None) ** 0.5 for gs in found]
+    live = [i for i, gain in enumerate(gains) if kept.local and gain]
     pulled = [Pulled()] * len(targets)
     if not live:
         return pulled
-    leaves, derivatives = _derivatives(kept, [found[i] for i in live])
-    for i, grads in zip(live, derivatives, strict=True):
-        gs, handed = found[i], 0.0
-        for operand, grad in zip(leaves, grads, strict=True):
-            if grad is not None:
-                grad = finite(grad)
-                handed += _inner(grad, operand.moved)
-                targets[i].add(operand.place, grad)
-        local = sum(_inner(g, e) for g, e in zip(gs, kept.local, strict=True))
-        whole = sum(_inner(g, m) for g, m in zip(gs, kept.moved, strict=True))
-        gain = sum(float(g.abs().square().sum()) for g in gs if g is not None) ** 0.5
-        pulled[i] = Pulled(local, whole - local - handed, gain)
+    gs = [found[i] for i in live]
+    local = [sum(inner(g, e) for g, e in zip(mine, kept.local, strict=True)) for mine in gs]
+    whole = [sum(inner(g, m) for g, m in zip(mine, kept.moved, strict=True)) for mine in gs]
+    handed = _in_float32(kept, gs, whole, local) or _in_float64(kept, gs)
+    for i, there, here, (total, shares, scale) in zip(live, whole, local, handed, strict=True):
+        for operand, grad in shares:
+            targets[i].add(operand.place, grad, scale)
+        pulled[i] = Pulled(here, there - here - total, gains[i])
     return pulled
+
+
+def _handed(leaves: list[Operand], grads: Grads, scale: float = 1.0) -> Handed:
+    """What the operands inherited made of a target, and what is handed on to each; the derivatives are to be scaled."""
+    shares = [(operand, grad) for operand, grad in zip(leaves, grads, strict=True) if grad is not None]
+    return sum(inner(grad, operand.moved) for operand, grad in shares) * scale, shares, scale
+
+
+def _scaled(g: Tensor | None, factor: float) -> Tensor | None:
+    if g is None:
+        return None
+    return g.float().mul_(factor) if 2.0**-60 < factor < 2.0**60 else (g * factor).float()
 
 
 def entered(constant: Constant, adjoints: Adjoints) -> Pulled:
@@ -71,14 +87,28 @@ def entered(constant: Constant, adjoints: Adjoints) -> Pulled:
     g = adjoints.read(constant.place)
     if g is None:
         return Pulled()
-    return Pulled(_inner(g, constant.moved), 0.0, float(g.abs().square().sum()) ** 0.5)
+    return Pulled(inner(g, constant.moved), 0.0, _square(g) ** 0.5)
+
+
+def _square(x: Tensor) -> float:
+    return float(torch.linalg.vector_norm(x)) ** 2
 
 
 Grads = tuple[Tensor | None, ...]
+Handed = tuple[float, list[tuple[Operand, Tensor]], float]  # the sum, the derivatives by operand, and their scale
 Program = Callable[[Kept, tuple[Any, ...], dict[str, Any]], "list[Tensor] | None"]
 
 #: The nodes of Gauss's quadrature on [0, 1]; those of formats whose u is above 2^-16 are two.
+#: Elements from which on a second look in float32 pays.
+_MANY = 1 << 14
+#: What float32 derivatives may leave of a share; a kink or choice that was crossed leaves more, and is looked at again.
+_ENOUGH = 2.0**-14
 _ONE, _TWO, _SHORT = (0.5,), (0.5 - 12**-0.5, 0.5 + 12**-0.5), 2.0**-16
+
+
+def _in_float64(kept: Kept, adjoints: list[tuple[Tensor | None, ...]]) -> list[Handed]:
+    operands, derivatives = _derivatives(kept, adjoints)
+    return [_handed(operands, tuple(None if g is None else finite(g) for g in grads)) for grads in derivatives]
 
 
 def _derivatives(kept: Kept, adjoints: list[tuple[Tensor | None, ...]]) -> tuple[list[Operand], list[Grads]]:
@@ -89,8 +119,6 @@ def _derivatives(kept: Kept, adjoints: list[tuple[Tensor | None, ...]]) -> tuple
     """
     if kept.rule is not None and kept.rule.nature is Nature.DRAWS and kept.rule.wide is None:
         return [], [()] * len(adjoints)
-    if is_large_product(kept.rule, kept.results[0].dtype, kept.work):
-        return _in_float32(kept, adjoints)
     coarsest = max(UNIT_ROUNDOFF.get(place.dtype, 0.0) for place in kept.results)
     for program in (_as_it_is, _written_out, _decomposed):
         try:
@@ -102,18 +130,63 @@ def _derivatives(kept: Kept, adjoints: list[tuple[Tensor | None, ...]]) -> tuple
     return [], [()] * len(adjoints)
 
 
-def _in_float32(kept: Kept, adjoints: list[tuple[Tensor | None, ...]]) -> tuple[list[Operand], list[Grads]]:
-    """The derivatives of a large product, good to float32's digits, and at a fraction of float64's price."""
+def _in_float32(
+    kept: Kept, adjoints: list[tuple[Tensor | None, ...]], whole: list[float], local: list[float]
+) -> list[Handed] | None:
+    """The same by the step's own kernel in float32, at a fraction of float64's price; None where that is not enough.
+
+    It gives the derivatives to float32's digits. Any derivatives would keep the sum exact, because the bend takes up what
+    they miss: so a bend that is small shows that they were good enough.
+    """
+    if not _enough_in_float32(kept):
+        return None
+    operands, derive = _short_derivatives(kept)
+    handed: list[Handed] = []
+    for gs in adjoints:
+        scale = power_of_two(max(largest(g) for g in gs if g is not None))  # adjoints may be of any size
+        try:
+            grads = derive(tuple(_scaled(g, 1 / scale) for g in gs))
+        except (RuntimeError, NotImplementedError, TypeError):
+            return None
+        if not all(largest(g) < torch.inf for g in grads if g is not None):
+            return None
+        handed.append(_handed(operands, grads, scale))
+    if kept.rule is not None and kept.rule.nature is Nature.EXACT:
+        return handed  # its derivatives are zeros and ones: a bend is a choice that was crossed
+    for there, here, (total, _, _) in zip(whole, local, handed, strict=True):
+        if abs(there - here - total) > _ENOUGH * (abs(there) + abs(here) + abs(total)):
+            return None
+    return handed
+
+
+def _short_derivatives(kept: Kept) -> tuple[list[Operand], Callable[[tuple[Tensor | None, ...]], Grads]]:
+    """The operands that carry an error, and the way from the adjoints of the results to theirs, in float32."""
     operands, leaves, args, kwargs = _between(kept, 0.5, torch.float32)
-    with torch.enable_grad():
-        results = tensors(kept.step.op(*args, **kwargs))
-    derivatives: list[Grads] = []
-    for (g,) in adjoints:
-        assert g is not None
-        scale = power_of_two(g)  # adjoints may be as small as they like
-        grads = _pulled_back(results, leaves, ((g / scale).float(),))
-        derivatives.append(tuple(None if grad is None else grad.double().mul_(scale) for grad in grads))
-    return operands, derivatives
+
+    @cache
+    def results() -> list[Tensor]:
+        with torch.enable_grad():
+            return tensors(kept.step.op(*args, **kwargs))
+
+    def derive(gs: tuple[Tensor | None, ...]) -> Grads:
+        if not leaves:
+            return ()
+        known = pulled_back(kept.step.op, args, kwargs, leaves, gs[0]) if len(gs) == 1 and gs[0] is not None else None
+        return _pulled_back(results(), leaves, gs) if known is None else known
+
+    return operands, derive
+
+
+def _enough_in_float32(kept: Kept) -> bool:
+    """True for a step of float32 that is large, and whose mathematics is what its own kernel does."""
+    if kept.rule is not None and kept.rule.products is not None:
+        return is_large_product(kept.rule, kept.results[0].dtype, kept.work)
+    if kept.rule is None or kept.rule.wide is not None:
+        return False
+    given: list[Operand] = []
+    map_operands(lambda x: given.append(x) if isinstance(x, Operand) else None, (kept.args, kept.kwargs))
+    formats = {place.dtype for place in (*kept.results, *(x.place for x in given)) if is_inexact(place.dtype)}
+    return formats == {torch.float32} and sum(x.native.numel() for x in given) >= _MANY
 
 
 def _at(
@@ -160,7 +233,7 @@ def _between(
             value = widen(x.native) if dtype is None else x.native.to(dtype)
             if x.moved is None:
                 return value.clone() if writes or value.is_inference() else value
-            leaf = (value - x.moved.to(value.dtype) * (1 - node)).requires_grad_()
+            leaf = torch.sub(value, x.moved.to(value.dtype), alpha=1 - node).requires_grad_()
         operands.append(x)
         leaves.append(leaf)
         return leaf.clone() if writes else leaf  # a leaf must not be written to
@@ -185,11 +258,3 @@ def _written_out(kept: Kept, args: tuple[Any, ...], kwargs: dict[str, Any]) -> l
 def _decomposed(kept: Kept, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor] | None:
     program = decomposition_table.get(kept.step.op)
     return None if program is None else tensors(program(*args, **kwargs))
-
-
-def _inner(g: Tensor | None, x: Tensor | None) -> float:
-    """⟨g, x⟩, real: of complex numbers the real part of conj(g) x."""
-    if g is None or x is None:
-        return 0.0
-    product = (g.conj() * x).real if g.is_complex() else g * x
-    return float(product.sum())

@@ -19,6 +19,7 @@ from roundoff.formats import is_inexact, wide_dtype, widen
 from roundoff.replay.constants import Constants
 from roundoff.replay.products import corrected, is_large_product, work_of
 from roundoff.replay.redo import redo
+from roundoff.replay.sizes import largest
 from roundoff.replay.twins import Twins
 from roundoff.rules import Nature, Rule, lookup
 from roundoff.tape.leaves import map_operands, operands
@@ -88,7 +89,7 @@ class Executed:
             return self.wide
         inherited = self._inherited()
         if inherited is not None:
-            return [self.wide[0] + inherited]
+            return [inherited.add_(self.wide[0])]
         args, kwargs = self.args, self.kwargs
         if self.step.overwritten:  # the operator will write to them: let it write to copies
             args = tuple(map_operands(lambda x: x.clone() if isinstance(x, Tensor) else x, a) for a in args)
@@ -109,12 +110,9 @@ class Executed:
         off = [x for x in given if self.twins.has(x)]
         if len(off) != 1 or not (off[0] is products.x or off[0] is products.w) or sum(x is off[0] for x in given) != 1:
             return None
-        moved = off[0].double() - self.twins.wide(off[0])
-        return (
-            corrected(step.op, step.args, step.kwargs, products, moved, off[0])
-            if bool(moved.isfinite().all())
-            else None
-        )
+        moved = off[0] - self.twins.wide(off[0])  # in float64
+        size = largest(moved)
+        return corrected(step, products, moved, size, off[0]) if size < torch.inf else None
 
 
 class Observer(Protocol):

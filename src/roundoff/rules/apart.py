@@ -43,7 +43,7 @@ _OTHERS: dict[str, Callable[[tuple[Any, ...], Tensor], Dims]] = {
     "native_batch_norm": _images,
     "_native_batch_norm_legit": _images,
     "_native_batch_norm_legit_no_training": lambda args, y: (0,),
-    "_scaled_dot_product_flash_attention_for_cpu": lambda args, y: (0,),
+    "_scaled_dot_product_flash_attention_for_cpu": lambda args, y: (0, 1),  # sequences and heads
 }
 
 

@@ -10,8 +10,8 @@ import torch
 from tests.judge.kernels.test_check import changed, planted
 from torch import Tensor, nn
 
-from roundoff.judge.kernels import KernelCheck
-from roundoff.judge.kernels.parts import PART, parts_of
+from roundoff.judge.kernels import KernelCheck, limits
+from roundoff.judge.kernels.parts import PART, part_at, parts_of
 from roundoff.replay.run import Side, run_wide
 from roundoff.replay.wide import Executed
 from roundoff.rules import lookup
@@ -62,6 +62,31 @@ def test_parts_are_the_whole(name: str) -> None:
     assert max(cut) >= 4
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_the_part_at_an_element_has_its_numbers_and_its_bound(name: str) -> None:
+    smaller: list[int] = []
+
+    def observe(executed: Executed) -> None:
+        whole = limits(executed)
+        assert whole is not None
+        y = executed.reference[0]
+        index = tuple(n * 2 // 3 for n in y.shape)
+        part, at = part_at(executed, index)
+        found = limits(part)
+        assert found is not None
+        smaller.append(y.numel() // part.outs[0].numel())
+        assert part.outs[0][at] == executed.outs[0][index] and part.wide[0][at] == executed.wide[0][index]
+        # The same few operations in float64: those of a part may be added in another order.
+        torch.testing.assert_close(part.reference[0][at], y[index], rtol=1e-12, atol=1e-14)
+        mine, all_ = (torch.as_tensor(x) for x in (found[0], whole[0]))
+        torch.testing.assert_close(
+            mine.expand(part.outs[0].shape)[at], all_.expand(y.shape)[index], rtol=1e-9, atol=0.0, check_dtype=False
+        )
+
+    observed(CASES[name], X, observe)
+    assert max(smaller) >= 4
+
+
 @pytest.mark.parametrize(
     "fn",
     [
@@ -105,7 +130,7 @@ def test_a_fault_in_any_part_is_found_at_its_place(op: str, make: Any, at: int) 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name.startswith("_scaled") or "layer" in name])
 def test_the_least_bound_is_no_larger_than_the_others(name: str) -> None:
-    from roundoff.judge.kernels.check import _call, limits
+    from roundoff.judge.kernels.check import _call
 
     seen = []
 

@@ -21,33 +21,57 @@ PART = 1 << 16
 def parts_of(executed: Executed) -> Iterator[Executed]:
     """``executed`` in parts that together are the whole; nothing where it does not fall apart, or is small."""
     y = executed.outs[0]
-    if y.numel() < 2 * PART or y.is_complex() or any(x.dtype.itemsize == 1 for x in executed.outs):
+    if not _is_cut(executed):
         return
     if works_on_each(executed.step.op) and _lie_alike(executed):
         for start in range(0, y.numel(), PART):
-            length = min(PART, y.numel() - start)
-            yield _part(executed, partial(_flat, start=start, length=length))
+            yield _part(executed, partial(_flat, start=start, length=min(PART, y.numel() - start)))
         return
-    dims = [d for d in falls_apart_along(executed.step.op, executed.step.args, y) if y.shape[d] > 1]
-    if not dims:
-        return
-    (dim, *_) = dims
+    for dim in _dims(executed)[:1]:
+        size = y.shape[dim]
+        step = max(1, PART * size // y.numel())
+        for start in range(0, size, step):
+            yield _along(executed, dim, start, min(step, size - start))
+
+
+def part_at(executed: Executed, index: tuple[int, ...]) -> tuple[Executed, tuple[int, ...]]:
+    """The smallest part that holds the element ``index`` of the first result, and its index in there."""
+    y = executed.outs[0]
+    if not _is_cut(executed):
+        return executed, index
+    if works_on_each(executed.step.op) and _lie_alike(executed):
+        position = sum(i * stride for i, stride in zip(index, y.stride(), strict=True))
+        return _part(executed, partial(_flat, start=position, length=1)), (0,)
+    for dim in _dims(executed):
+        executed = _along(executed, dim, index[dim], 1)
+        index = (*index[:dim], 0, *index[dim + 1 :])
+    return executed, index
+
+
+def _is_cut(executed: Executed) -> bool:
+    y = executed.outs[0]
+    return y.numel() >= 2 * PART and not y.is_complex() and all(x.dtype.itemsize > 1 for x in executed.outs)
+
+
+def _dims(executed: Executed) -> list[int]:
+    y = executed.outs[0]
+    return [d for d in falls_apart_along(executed.step.op, executed.step.args, y) if y.shape[d] > 1]
+
+
+def _along(executed: Executed, dim: int, start: int, length: int) -> Executed:
+    y = executed.outs[0]
     size = y.shape[dim]
-    step = max(1, PART * size // y.numel())
-    for start in range(0, size, step):
-        length = min(step, size - start)
 
-        def operand(x: Tensor, start: int = start, length: int = length) -> Tensor:
-            at = dim - (y.dim() - x.dim())  # operands are broadcast from the right
-            return x.narrow(at, start, length) if at >= 0 and x.shape[at] == size else x
+    def operand(x: Tensor) -> Tensor:
+        at = dim - (y.dim() - x.dim())  # operands are broadcast from the right
+        return x.narrow(at, start, length) if at >= 0 and x.shape[at] == size else x
 
-        def result(x: Tensor, start: int = start, length: int = length) -> Tensor:
-            along = x.shape == y.shape or (
-                x.dim() > max(dim, 1) and x.shape[dim] == size
-            )  # statistics of channels have one dimension
-            return x.narrow(dim, start, length) if along else x
+    def result(x: Tensor) -> Tensor:
+        # Statistics of channels have one dimension.
+        along = x.shape == y.shape or (x.dim() > max(dim, 1) and x.shape[dim] == size)
+        return x.narrow(dim, start, length) if along else x
 
-        yield _part(executed, operand, result)
+    return _part(executed, operand, result)
 
 
 def _part(
