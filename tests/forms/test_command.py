@@ -56,13 +56,28 @@ def test_tied_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_file("w.safetensors").keys() == {"0.weight", "1.bias"}
 
 
+def test_dense(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    args = ("net.py:net", "--to", "dense", "--exact", "--args", "float32[1,1,8,8]", "-o", "w.pt2")
+    done = run(*args, folder=tmp_path, monkeypatch=monkeypatch)
+    assert done.exit_code == 0, done.output
+    assert "9 of 9 cells of an image of 10 x 10 are exact" in done.output
+    assert torch.export.load("w.pt2").module()(torch.randn(3, 1, 11, 9)).shape == (3, 5, 4, 2)
+
+
+def test_dense_is_declined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    args = ("net.py:tied", "--to", "dense", "--args", "int64[2,3]:0..10", "-o", "w.pt2")
+    done = run(*args, folder=tmp_path, monkeypatch=monkeypatch)
+    assert done.exit_code == 2 and "takes a classifier over images" in done.output
+
+
 @pytest.mark.parametrize(
     ("args", "text"),
     [
         (["--to", "convolution", "-o", "w.safetensors"], "no form 'convolution'"),
         (["--to", "conv", "-o", "none/w.safetensors"], "there is no folder"),
         (["--to", "conv", "-o", "w.txt"], "should end in"),
-        (["--to", "dense", "-o", "w.pt2"], "later release"),
+        (["--to", "fastest", "-o", "w.pt2"], "later release"),
+        (["--to", "conv", "--exact", "-o", "w.pt2"], "exact=True is for to='dense'"),
     ],
 )
 def test_bad_input(args: list[str], text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

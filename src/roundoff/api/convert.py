@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from roundoff.api.comparison import compare
+from roundoff.api.dense import to_dense
 from roundoff.errors import NotSame, RoundoffError
 from roundoff.forms import Conversion, rewrite, second_input
 from roundoff.records import Verdict
@@ -21,6 +22,7 @@ def convert(
     *,
     kwargs: dict[str, Any] | None = None,
     layout: str = "keep",
+    exact: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Conversion:
     """``model`` with convolutions instead of fully connected layers, or the reverse: a copy, proved to be the same.
@@ -32,12 +34,17 @@ def convert(
     their names, bits, dtype, device and ``requires_grad``; tied weights stay tied. What is not rewritten is in
     ``declined``, with the reason. The original is untouched.
 
+    ``to="dense"`` makes a classifier over images, in evaluation mode, a network that gives a map of outputs on a larger
+    image, [N, K, cells down, cells across]: each is that of the network on a crop of the size of ``args``, one tensor
+    [N, C, H, W], where no padding is in the way. ``dense`` of the result says where the cells lie, and
+    ``dense.mask(height, width)`` which are exact; with ``exact=True`` a network without any is refused.
+
     The proof: each rewritten layer gives the same values on small whole numbers, where float32 is exact; the weights go
     both ways bit for bit; and ``comparison`` and ``second`` compare the networks on ``args`` and on an input that is
     drawn from the same values.
 
-    Raises RoundoffError for an unknown form, a network that cannot be copied or does not run on ``args``, and a layer
-    that fails its check; NotSame, a RoundoffError, where a comparison says ``different``.
+    Raises RoundoffError for an unknown form, a network that has no dense one or cannot be copied or does not run on
+    ``args``, and a layer that fails its check; NotSame, a RoundoffError, where a comparison says ``different``.
 
     >>> import torch
     >>> linear = torch.nn.Linear(8, 4)
@@ -51,6 +58,10 @@ def convert(
     """
     given = args if isinstance(args, tuple) else tuple(args) if isinstance(args, list) else (args,)
     keywords = dict(kwargs or {})
+    if exact and to != "dense":
+        raise RoundoffError(f"exact=True is for to='dense', but to={to!r} was given. Leave it out.")
+    if to == "dense":
+        return to_dense(model, given, keywords, exact, progress)
     done = rewrite(model, given, keywords, to, layout)
     comparison = compare(model, done.model, given, keywords, progress=progress)
     _refuse(comparison, done)

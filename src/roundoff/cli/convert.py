@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from safetensors.torch import save_file
 from torch import nn
+from torch.export import Dim
 
 from roundoff.api import convert
 from roundoff.cli import options
@@ -23,12 +24,13 @@ from roundoff.cli.console import check_writable, end, progress, show
 from roundoff.cli.networks import check_inputs, load_network
 from roundoff.errors import NotSame, RoundoffError
 from roundoff.forms import Conversion
+from roundoff.forms.dense import larger
 from roundoff.load import load_args, load_device, seed_all
 from roundoff.records import Verdict
 
 _SUFFIXES = (".safetensors", ".pt2", ".onnx")
 
-To = Annotated[str, typer.Option("--to", metavar="FORM", show_default=False, help="conv or linear.")]
+To = Annotated[str, typer.Option("--to", metavar="FORM", show_default=False, help="conv, linear or dense.")]
 Out = Annotated[
     Path,
     typer.Option(
@@ -36,6 +38,7 @@ Out = Annotated[
         help="A .safetensors file for the weights, .pt2 for the program of torch.export, .onnx for ONNX.",
     ),
 ]  # fmt: skip
+Exact = Annotated[bool, typer.Option("--exact", help="With --to dense: refuse a network without any exact cell.")]
 Weights = Annotated[
     Path | None,
     typer.Option(
@@ -49,13 +52,14 @@ def convert_command(
     to: To,
     output: Out,
     args: options.Specs = None,
+    exact: Exact = False,
     weights: Weights = None,
     seed: options.Seed = 0,
     device: options.Device = "cpu",
     evaluate: options.Mode = None,
     traceback: options.Traceback = False,
 ) -> None:
-    """Rewrite a network with convolutions instead of linear layers, or the reverse, and prove that it is the same.
+    """Rewrite a network with convolutions instead of linear layers, or the reverse, or dense, and prove it the same.
 
     Example: roundoff convert 'net.py:Model(256)' --to conv --args float32[16,5,256] -o model.safetensors
     """
@@ -70,11 +74,11 @@ def convert_command(
             seed_all(seed)
             try:
                 with torch.no_grad():
-                    done = convert(network, inputs, to, kwargs=keywords, progress=tell)
+                    done = convert(network, inputs, to, kwargs=keywords, exact=exact, progress=tell)
             except NotSame as error:
                 show(Text(str(error)))
                 return 1
-            _write(done.model, inputs, keywords, output)
+            _write(done, inputs, keywords, output)
         show(Group(*_page(done), Text(f"written: {output}")))
         same = all(c is None or c for c in (done.comparison, done.second))
         return 0 if same else 3
@@ -99,7 +103,8 @@ def _page(done: Conversion) -> list[Any]:
     styled = Text(
         f"to {done.to}: {counts}", style="bold green" if done.comparison.verdict != Verdict.UNDECIDED else "bold yellow"
     )
-    return [styled, Text(), table, Text(), *proof]
+    dense = [Text(f"{done.dense}\n")] if done.dense is not None else []
+    return [styled, Text(), table, Text(), *dense, *proof]
 
 
 def _check_output(path: Path) -> None:
@@ -118,8 +123,12 @@ def _check_output(path: Path) -> None:
         )
 
 
-def _write(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], path: Path) -> None:
-    """Write whole or not at all."""
+def _write(done: Conversion, args: tuple[Any, ...], kwargs: dict[str, Any], path: Path) -> None:
+    """Write whole or not at all. The program of a dense network takes any number of samples and any larger size."""
+    model, shapes = done.model, None
+    if done.dense is not None:
+        args = (larger(args[0], done.dense, (3,) * len(done.dense.crop)).expand(2, *[-1] * (args[0].dim() - 1)),)
+        shapes = ({axis: Dim.AUTO for axis in range(args[0].dim()) if axis != 1},)
     part = path.with_name(f".{secrets.token_hex(8)}.{path.name}")
     try:
         with warnings.catch_warnings():
@@ -127,9 +136,11 @@ def _write(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], path
             if path.suffix == ".safetensors":
                 save_file(_apart(model), part)
             elif path.suffix == ".pt2":
-                torch.export.save(torch.export.export(model, args, kwargs), part)
+                program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes)
+                torch.export.save(program, part)
             else:
-                torch.onnx.export(model, args, part, kwargs=kwargs, dynamo=True, external_data=False, verbose=False)
+                more: dict[str, Any] = {"dynamic_shapes": shapes, "external_data": False, "verbose": False}
+                torch.onnx.export(model, args, part, kwargs=kwargs, dynamo=True, **more)
         os.replace(part, path)
     except RoundoffError:
         raise

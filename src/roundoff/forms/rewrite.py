@@ -26,7 +26,7 @@ from roundoff.tape.trace import random_state, set_random_state
 RULES = (back.TO_CONV, flat_to_conv.RULE, linear_to_conv.RULE, back.TO_LINEAR, conv_to_linear.RULE)
 FORMS = ("conv", "linear")
 _FORWARD, _NOT_CALLED = "has a forward of its own", "it is not called"
-_LATER = ("dense", "fastest")
+_LATER = ("fastest",)
 _HOOKS = ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks",
           "_forward_pre_hooks_with_kwargs", "_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook")  # fmt: skip
 _STATE_HOOKS = (
@@ -59,7 +59,7 @@ def rewrite(
 def _check_request(model: Any, to: str, layout: str) -> None:
     if to not in FORMS:
         later = " This form comes in a later release." if to in _LATER else ""
-        raise RoundoffError(f"There is no form {to!r}.{later} Give to='conv' or to='linear'.")
+        raise RoundoffError(f"There is no form {to!r}.{later} Give to='conv', to='linear' or to='dense'.")
     if layout != "keep":
         later = " layout='flow' comes in a later release." if layout == "flow" else ""
         raise RoundoffError(f"There is no layout {layout!r}.{later} Give layout='keep'.")
