@@ -135,5 +135,7 @@ def test_the_operators_keep_their_contract() -> None:
         (ops.power, (image, 3)),
     ]
     for op, args in calls:
-        given = tuple(a.clone().requires_grad_() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args)
+        given = tuple(
+            a.clone().requires_grad_() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args
+        )
         torch.library.opcheck(op, given, test_utils=("test_schema", "test_autograd_registration", "test_faketensor"))
