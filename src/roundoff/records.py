@@ -88,7 +88,8 @@ class Booking:
     values, each by its root mean square: error against depth. ``amplification`` is by how much its local error, were it
     spread evenly, is multiplied on its way to the target, the 2-norm of the adjoint. ``share`` is what of the difference
     its local error made (side B counts negative where it takes away), ``bent_share`` what hangs on its not being linear:
-    a kink or a choice that was crossed between the native and the wide run.
+    a kink or a choice that was crossed between the native and the wide run. ``order_bound_abs`` is the bound
+    that follows from the order in which its kernel adds, where that was revealed and certified on sampled outputs.
     """
 
     side: str
@@ -103,6 +104,7 @@ class Booking:
     amplification: float
     share: float
     bent_share: float
+    order_bound_abs: float | None = None
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,7 @@ def test_the_schema_of_an_explanation() -> None:
                 "source": "net.py:12: x = self.layer(x)",
                 "local_abs": 1e-7,
                 "bound_abs": None,
+                "order_bound_abs": None,
                 "inherited_abs": 3e-8,
                 "error_rel": 4e-7,
                 "amplification": 1.5,
@@ -137,6 +138,7 @@ def test_the_schema_of_an_explanation() -> None:
             }
         ],
         "findings": [{"kind": "magnitude", "where": "['logits']", "text": "The values are large."}],
+        "orders": [],
     }
     assert data["schema"] == EXPLANATION
     assert plain(data) and json.loads(as_json(data)) == data

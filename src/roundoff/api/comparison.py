@@ -12,11 +12,14 @@ from rich.console import Console, ConsoleOptions, RenderResult
 
 from roundoff.api.explanation import Explanation, written_json
 from roundoff.api.record import as_tuple
+from roundoff.api.summation import with_orders
 from roundoff.errors import NotSame, RoundoffError
 from roundoff.judge.ledger import at_element, in_directions, open_account
 from roundoff.judge.matching import matched_weights
 from roundoff.judge.parting import align
 from roundoff.judge.verdict import Judgement, judge
+from roundoff.order.compared import compare_orders
+from roundoff.order.seen import Watcher
 from roundoff.records import Evidence, Finding, Kind, Output, Verdict
 from roundoff.replay.run import Side
 from roundoff.report import html, terminal
@@ -73,6 +76,7 @@ class Comparison:
         index: Sequence[int] | None = None,
         *,
         directions: int = 0,
+        orders: bool = False,
         memory: float | None = None,
         progress: Progress | None = None,
     ) -> Explanation:
@@ -80,8 +84,10 @@ class Comparison:
 
         By default the largest difference of all outputs is taken apart, or of ``output``, or the one at ``index`` of it;
         with ``directions`` that many random weightings of all output numbers. Both networks run again, in the modes in
-        which they were compared. ``memory`` is how many bytes may be kept meanwhile (half of what is free): above it, steps
-        are computed again rather than kept.
+        which they were compared. With ``orders``, of the sums with the largest shares that both compute, by different
+        kernels, the orders of additions are revealed and held against the kernels' bits, which takes seconds; without it
+        these kernels are only asked, in a few calls, whether they add in different orders. ``memory`` is how many bytes may
+        be kept meanwhile (half of what is free): above it, steps are computed again rather than kept.
 
         Raises RoundoffError when there is no such output or element, and when the networks no longer give the bits that
         were compared.
@@ -99,8 +105,12 @@ class Comparison:
             pairs = case.comparable
             target = in_directions(pairs, directions) if directions else at_element(pairs, output, index)
             sides = list(zip(self._sides, (case.ran_a, case.ran_b), strict=True))
-            account = open_account(sides, target, memory or _half_of_free(), say)
-        return Explanation(replace(account, findings=account.findings + unfollowed))
+            seen = {"A": Watcher(), "B": Watcher()}
+            account = open_account(sides, target, memory or _half_of_free(), say, seen)
+            shares = {(row.side, row.step): row.share for row in account.ledger}
+            found = compare_orders(seen["A"].found, seen["B"].found, shares, whole=orders, say=say)
+        account = with_orders(replace(account, findings=account.findings + unfollowed), found)
+        return Explanation(account, found)
 
     @property
     def _sides(self) -> tuple[Side, Side]:

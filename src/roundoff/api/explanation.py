@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
 
+from roundoff.order.compared import Compared
 from roundoff.records import Account, Booking, Finding
 from roundoff.report import json as json_report
 from roundoff.report import terminal
@@ -17,8 +18,9 @@ from roundoff.version import __version__
 class Explanation:
     """Where a difference comes from: the ledger of :meth:`Comparison.explain`. Printing it shows the largest shares."""
 
-    def __init__(self, account: Account) -> None:
+    def __init__(self, account: Account, orders: tuple[Compared, ...] = ()) -> None:
         self._account = account
+        self._orders = orders
 
     @property
     def target(self) -> str:
@@ -55,9 +57,15 @@ class Explanation:
         """What only the ledger can tell."""
         return self._account.findings
 
+    @property
+    def orders(self) -> tuple[Compared, ...]:
+        """Of the sums with the largest shares that both sides compute, by different kernels: whether these add in different
+        orders, and both orders if they were asked for."""
+        return self._orders
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data: dicts, lists, strings and numbers; ``schema`` names its version."""
-        return json_report.account_as_dict(self._account, __version__)
+        return json_report.account_as_dict(self._account, __version__, self._orders)
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
         """The same as JSON text; also written to ``path``, whole or not at all, where one is given."""

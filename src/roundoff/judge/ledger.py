@@ -7,7 +7,7 @@ side after the other; d, the real difference, is an entry of its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,7 +23,7 @@ from roundoff.replay.adjoints import Adjoints
 from roundoff.replay.keep import Constant, Keeper, Kept, Measured
 from roundoff.replay.run import Leaf, Ran, Side, run_wide
 from roundoff.replay.sweep import Pulled, entered, pull
-from roundoff.replay.wide import Executed
+from roundoff.replay.wide import Executed, Observer
 from roundoff.rules import Call, Limit
 from roundoff.rules.matmul import products_bound
 from roundoff.rules.rule import compute_unit, rounding
@@ -114,9 +114,14 @@ def _size(weight: Weights, pairs: Sequence[tuple[str, Leaf, Leaf]]) -> float:
 
 
 def open_account(
-    sides: Sequence[tuple[Side, Ran]], target: Target, memory: float, say: Callable[[int, int, str], None]
+    sides: Sequence[tuple[Side, Ran]],
+    target: Target,
+    memory: float,
+    say: Callable[[int, int, str], None],
+    beside: Mapping[str, Observer] | None = None,
 ) -> Account:
-    """Run both sides again, and book ``target`` on their steps. ``memory``: how many bytes may be kept at once.
+    """Run both sides again, and book ``target`` on their steps. ``memory``: how many bytes may be kept at once; ``beside``:
+    who else is told of each step, once, by side.
 
     Raises RoundoffError where a side no longer gives the bits that were compared.
     """
@@ -130,7 +135,7 @@ def open_account(
     worst: dict[str, tuple[float, Booking]] = {}
     sums = list(target.real)
     for sign, (side, ran) in zip((1.0, -1.0), sides, strict=True):
-        for kept, pulled in _booked(side, ran, target.weights, memory, say):
+        for kept, pulled in _booked(side, ran, target.weights, memory, say, (beside or {}).get(side.name)):
             parts = [sign * p.local for p in pulled]
             bend = share([sign * p.bend for p in pulled])
             gain = (sum(p.gain**2 for p in pulled) / len(pulled)) ** 0.5
@@ -180,7 +185,12 @@ def _booking(side: str, kept: Kept, share: float, bend: float, gain: float) -> B
 
 
 def _booked(
-    side: Side, ran: Ran, targets: Sequence[Weights], memory: float, say: Callable[[int, int, str], None]
+    side: Side,
+    ran: Ran,
+    targets: Sequence[Weights],
+    memory: float,
+    say: Callable[[int, int, str], None],
+    beside: Observer | None,
 ) -> list[tuple[Kept, list[Pulled]]]:
     """Every step of ``side`` with what it made of each target, the last first."""
     adjoints = [Adjoints() for _ in targets]
@@ -190,7 +200,8 @@ def _booked(
     while until is None or until > 0:
         say(ran.steps - (ran.steps if until is None else until), ran.steps, f"booking the steps of {side.name}")
         keeper = Keeper(_bound_at, memory, until)
-        now, _ = run_wide(side, observe=keeper, keep_old=True, also=[keeper])
+        observe = keeper if beside is None or until is not None else _both(keeper, beside)
+        now, _ = run_wide(side, observe=observe, keep_old=True, also=[keeper])
         if until is None:
             _check_bits(side, ran, now)
             for leaf in now.leaves:
@@ -208,6 +219,14 @@ def _booked(
         line = Kept(replace(constant.step, op="a rounded constant"), measured=size)
         found.append((line, [entered(constant, mine) for mine in adjoints]))
     return found
+
+
+def _both(first: Observer, second: Observer) -> Observer:
+    def observe(executed: Executed) -> None:
+        first(executed)
+        second(executed)
+
+    return observe
 
 
 def _check_bits(side: Side, before: Ran, now: Ran) -> None:

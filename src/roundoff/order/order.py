@@ -106,6 +106,16 @@ class Order:
         h = (max(v.tree.depth for v in self.variants) + more) * unit_roundoff(self.dtype)
         return h / (1 - h)
 
+    @property
+    def length_bound(self) -> float | None:
+        """The same by the length alone, whatever the order: γ_n (Higham, §3.1)."""
+        n = (self.length + (1 if self._divided else 0)) * unit_roundoff(self.dtype)
+        return n / (1 - n) if n < 1 else None
+
+    @property
+    def _divided(self) -> bool:
+        return any(v.arithmetic.division for v in self.variants)
+
     def replay(self, x: Tensor, w: Tensor | None = None, b: Tensor | None = None) -> Tensor:
         """The sums in this order, by software: x [rows, products], w [cols, products] and b [cols] give [rows, cols];
         without w, x gives [rows]. Real operands in the operator's dtype. For a convolution the rows are its windows,
@@ -142,7 +152,10 @@ class Order:
         if not self.variants:
             return f"no tree. {self.reason}"
         order = self.story_of_order
-        return f"{order}. Depth {self.depth}. {self.evidence}"
+        bound = ""
+        if self.bound is not None and self.length_bound is not None:
+            bound = f", so that its error is at most {self.bound:.3g} of Σ|summands| (by its length {self.length_bound:.3g})"
+        return f"{order}. Depth {self.depth}{bound}. {self.evidence}"
 
     @property
     def story_of_order(self) -> str:
@@ -184,6 +197,8 @@ class Order:
             "shared": self.shared,
             "fused": self.fused,
             "depth": self.depth,
+            "bound": self.bound,
+            "length_bound": self.length_bound,
             "reason": self.reason,
             "text": self.describe(),
             "calls": self.calls,

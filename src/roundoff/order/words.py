@@ -16,17 +16,33 @@ def describe(tree: SumTree) -> str:
     return _part(tree, _shapes(tree), tree.length + len(tree.nodes) - 1, 0)
 
 
-def differences(a: SumTree, b: SumTree) -> str:
-    """What differs between two orders, in words."""
+def differences(a: SumTree, b: SumTree, *, brief: bool = False) -> str:
+    """What differs between two orders, in words; in brief, where both have been told."""
     if a == b:
         return f"Both add {a.describe()}."
     if a.length != b.length:
         return f"They add {a.length} and {b.length} summands: {a.describe()}; against {b.describe()}."
     same = len(_clusters(a) & _clusters(b))
-    return (
-        f"The first adds {a.describe()} (depth {a.depth}); the second {b.describe()} (depth {b.depth}). "
-        f"{same} of {max(len(a.nodes), len(b.nodes))} partial sums are of the same summands."
-    )
+    shared = f"{same} of {max(len(a.nodes), len(b.nodes))} partial sums are of the same summands."
+    if a.bias and b.bias:
+        where = [sizes_before_bias(tree) for tree in (a, b)]
+        if where[0] != where[1]:
+            shared += (
+                f" The bias is added to {_products(where[0])} in the first and to {_products(where[1])} in the second."
+            )
+    if brief:
+        return shared
+    return f"The first adds {a.describe()} (depth {a.depth}); the second {b.describe()} (depth {b.depth}). {shared}"
+
+
+def sizes_before_bias(tree: SumTree) -> int:
+    """How many summands are in what the bias is added to."""
+    node = tree.parents[tree.length - 1]
+    return tree.sizes[node] - 1
+
+
+def _products(count: int) -> str:
+    return "1 product" if count == 1 else f"{count} products"
 
 
 def _clusters(tree: SumTree) -> set[tuple[int, int, int]]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from roundoff.files import write as write
 from roundoff.judge.verdict import Judgement
+from roundoff.order.compared import Compared
 from roundoff.records import Account, Booking, Finding, Output
 
 #: Each changes when a field changes its meaning or goes; new fields do not change it.
@@ -28,8 +30,9 @@ def as_dict(judgement: Judgement, version: str) -> dict[str, Any]:
     }
 
 
-def account_as_dict(account: Account, version: str) -> dict[str, Any]:
-    """The account as dicts, lists, strings and numbers; the ledger in its order, the largest share first."""
+def account_as_dict(account: Account, version: str, orders: Sequence[Compared] = ()) -> dict[str, Any]:
+    """The account as dicts, lists, strings and numbers; the ledger in its order, the largest share first; ``orders`` of
+    sums that both sides compute."""
     sizes = ("difference", "booked", "residual_abs", "real_share")
     return {
         "schema": EXPLANATION,
@@ -38,6 +41,7 @@ def account_as_dict(account: Account, version: str) -> dict[str, Any]:
         **{name: _size(getattr(account, name)) for name in sizes},
         "ledger": [_booking(b) for b in account.ledger],
         "findings": [_finding(f) for f in account.findings],
+        "orders": [order.to_dict() for order in orders],
     }
 
 
@@ -50,6 +54,7 @@ def _booking(b: Booking) -> dict[str, Any]:
         "module": b.module,
         "source": b.source,
         "bound_abs": None if b.bound_abs is None else _size(b.bound_abs),
+        "order_bound_abs": None if b.order_bound_abs is None else _size(b.order_bound_abs),
         **{name: _size(getattr(b, name)) for name in sizes},
     }
 
