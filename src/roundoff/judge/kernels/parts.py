@@ -14,6 +14,8 @@ from roundoff.replay.wide import Executed
 from roundoff.rules.apart import falls_apart_along, works_on_each
 from roundoff.tape.leaves import map_operands, operands
 
+#: Elements up to which a step is looked at whole, where one of its elements is asked for.
+_SMALL = 1 << 10
 #: Elements of a part: in float64 half a megabyte.
 PART = 1 << 16
 
@@ -21,7 +23,7 @@ PART = 1 << 16
 def parts_of(executed: Executed) -> Iterator[Executed]:
     """``executed`` in parts that together are the whole; nothing where it does not fall apart, or is small."""
     y = executed.outs[0]
-    if not _is_cut(executed):
+    if not _is_cut(executed, 2 * PART):
         return
     if works_on_each(executed.step.op) and _lie_alike(executed):
         for start in range(0, y.numel(), PART):
@@ -37,7 +39,7 @@ def parts_of(executed: Executed) -> Iterator[Executed]:
 def part_at(executed: Executed, index: tuple[int, ...]) -> tuple[Executed, tuple[int, ...]]:
     """The smallest part that holds the element ``index`` of the first result, and its index in there."""
     y = executed.outs[0]
-    if not _is_cut(executed):
+    if not _is_cut(executed, _SMALL):
         return executed, index
     if works_on_each(executed.step.op) and _lie_alike(executed):
         position = sum(i * stride for i, stride in zip(index, y.stride(), strict=True))
@@ -48,9 +50,9 @@ def part_at(executed: Executed, index: tuple[int, ...]) -> tuple[Executed, tuple
     return executed, index
 
 
-def _is_cut(executed: Executed) -> bool:
+def _is_cut(executed: Executed, least: int) -> bool:
     y = executed.outs[0]
-    return y.numel() >= 2 * PART and not y.is_complex() and all(x.dtype.itemsize > 1 for x in executed.outs)
+    return y.numel() >= least and not y.is_complex() and all(x.dtype.itemsize > 1 for x in executed.outs)
 
 
 def _dims(executed: Executed) -> list[int]:
