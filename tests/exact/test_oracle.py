@@ -49,7 +49,9 @@ def test_functions() -> None:
 def test_a_function_that_is_taken_on_trust_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(elementwise, "ROOM", 0.0)
     monkeypatch.setattr(references, "REFERENCES", {"silu": references.REFERENCES["silu"]})
-    assert oracle().of_functions(90_000, half_formats=False)[1]  # half of a subnormal number is half way, but for a trace
+    assert oracle().of_functions(90_000, half_formats=False)[
+        1
+    ]  # half of a subnormal number is half way, but for a trace
 
 
 def test_the_two_references_agree() -> None:

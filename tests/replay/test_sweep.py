@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from roundoff.formats import widen
 from roundoff.replay import apart
+from roundoff.replay import sweep as sweep_module
 from roundoff.replay.adjoints import Adjoints
 from roundoff.replay.keep import Keeper, Kept
 from roundoff.replay.run import Side, run_wide
@@ -141,3 +142,45 @@ def test_what_has_no_derivative_is_booked_as_its_bend() -> None:
     whole, _, steps = sweep(lambda x: doubled(x / 3), torch.tensor([1.0, 2.0]))
     (bend,) = [part.bend for step, part in steps if "doubled" in str(step.step.op)]
     assert bend == pytest.approx(whole, rel=1e-6) and whole != 0
+
+
+# -- large steps, whose derivatives are taken in float32 ------------------------------------------------------------------
+
+W, TABLE, AT = torch.randn(96, 96) / 10, torch.randn(50, 96), torch.randint(50, (256,))
+LARGE: dict[str, Callable[[Tensor], Tensor]] = {
+    "index": lambda x: (x @ W)[:, torch.arange(95, -1, -1)] @ W,
+    "embedding": lambda x: (x @ W + nn.functional.embedding(AT, TABLE)) @ W,
+    "gather": lambda x: (x @ W).gather(0, AT[:, None].expand(256, 96)) @ W,
+    "where": lambda x: torch.where(x > 0, x @ W, 0.0) @ W,
+    "loss": lambda x: nn.functional.cross_entropy(x @ W, AT, reduction="none"),
+    "small numbers": lambda x: ((x @ W) * 1e-30 @ W) * 1e30,
+    "large numbers": lambda x: ((x @ W) * 1e30 @ W) * 1e-30,
+    "square root of zeros": lambda x: (x @ W).relu().sqrt() @ W,
+    "softmax": lambda x: ((x @ W) * 30).softmax(-1) @ W,
+    "layer norm": lambda x: nn.functional.layer_norm((x @ W) * 1e-4, (96,)) @ W,
+    "in place": lambda x: (x @ W).mul_(3).add_(1).relu_().exp_().log1p_() @ W,
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_derivatives_in_float32_give_the_parts_that_float64_gives(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(256, 96, generator=torch.Generator().manual_seed(4))
+    asked: list[bool] = []
+    enough = sweep_module._enough_in_float32
+
+    def noted(kept: Kept) -> bool:
+        asked.append(enough(kept))
+        return asked[-1]
+
+    monkeypatch.setattr(sweep_module, "_enough_in_float32", noted)
+    whole, _, short = sweep(LARGE[name], x)
+    monkeypatch.setattr(sweep_module, "_enough_in_float32", lambda kept: False)
+    _, _, long = sweep(LARGE[name], x)
+    assert any(asked)
+    # A step whose derivatives leave more than this share of what passes through it is done again in float64.
+    slack = len(long) * sweep_module._ENOUGH * max(abs(part.local) for _, part in long)
+    for (_, mine), (step, theirs) in zip(short, long, strict=True):
+        assert abs(mine.local - theirs.local) <= slack, step.step.op
+        assert mine.gain == pytest.approx(theirs.gain, rel=len(long) * sweep_module._ENOUGH)
+    kinks = sum(part.bend for step, part in short if step.step.op is torch.ops.aten.relu.default)
+    assert sum(part.local for _, part in short) + kinks == pytest.approx(whole, rel=1e-3)

@@ -146,7 +146,7 @@ def _in_float32(
         scale = power_of_two(max(largest(g) for g in gs if g is not None))  # adjoints may be of any size
         try:
             grads = derive(tuple(_scaled(g, 1 / scale) for g in gs))
-        except (RuntimeError, NotImplementedError, TypeError):
+        except (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError):
             return None
         if not all(largest(g) < torch.inf for g in grads if g is not None):
             return None
@@ -230,7 +230,7 @@ def _between(
         if not isinstance(x, Operand):
             return x
         with torch.no_grad():
-            value = widen(x.native) if dtype is None else x.native.to(dtype)
+            value = widen(x.native) if dtype is None or not is_inexact(x.native.dtype) else x.native.to(dtype)
             if x.moved is None:
                 return value.clone() if writes or value.is_inference() else value
             leaf = torch.sub(value, x.moved.to(value.dtype), alpha=1 - node).requires_grad_()
