@@ -137,15 +137,16 @@ class Comparison:
         """Write one self-contained page to ``path``, whole or not at all: the verdict, and where the difference comes from.
 
         It holds the outputs, the findings, an ``explanation`` (by default that of the largest difference, for which both
-        networks run again) and the two tapes beside each other; it loads nothing. ``names`` are what A and B are called.
+        networks run again; its orders of additions are drawn if it has them) and the two tapes beside each other; it loads
+        nothing. ``names`` are what A and B are called.
 
         Raises RoundoffError where the packages of the extra ``html`` are missing and where ``path`` cannot be written.
         """
         html.check_packages()
-        account, no_account = None if explanation is None else explanation._account, ""
-        if account is None:
+        no_account = ""
+        if explanation is None:
             try:
-                account = self.explain(progress=progress)._account
+                explanation = self.explain(progress=progress)
             except RoundoffError as error:
                 no_account = str(error)
         with self._matched():
@@ -155,8 +156,9 @@ class Comparison:
             path,
             self._judgement,
             __version__,
-            account=account,
+            account=None if explanation is None else explanation._account,
             no_account=no_account,
+            orders=() if explanation is None else explanation.orders,
             heat=heat_of(self.outputs, pairs),
             tapes=aligned_rows(alignment),
             names=names,

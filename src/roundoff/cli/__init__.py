@@ -68,6 +68,7 @@ def compare_command(
     weights_b: options.WeightsB = None,
     prove: options.Prove = False,
     explain: options.Explain = False,
+    orders: options.Orders = False,
     json: options.Json = None,
     html: options.Html = None,
     seed: options.Seed = 0,
@@ -99,7 +100,7 @@ def compare_command(
                 found = compare(
                     network_a, network_b, inputs, keywords, match_weights=match_weights, prove=prove, progress=tell
                 )
-                explanation = _explained(found, tell) if explain or html is not None else ""
+                explanation = _explained(found, orders, tell) if explain or orders or html is not None else ""
                 if html is not None:
                     known = explanation if isinstance(explanation, Explanation) else None
                     found.to_html(html, names=(a, b), explanation=known, progress=tell)
@@ -112,7 +113,7 @@ def compare_command(
         show(
             Text(describe_modes({"A": (a, network_a), "B": (b, network_b)}), style="dim"),
             found,
-            *([Text(), explanation] if explain else []),
+            *([Text(), explanation] if explain or orders else []),
         )
         if json is not None:
             write(as_json(data), json)
@@ -121,10 +122,10 @@ def compare_command(
     end(work, traceback)
 
 
-def _explained(found: Comparison, tell: Tell | None) -> Explanation | str:
+def _explained(found: Comparison, orders: bool, tell: Tell | None) -> Explanation | str:
     """The explanation; where there is none, why: that changes neither the verdict nor how the command ends."""
     try:
-        return found.explain(progress=tell)
+        return found.explain(orders=orders, progress=tell)
     except RoundoffError as error:
         return f"Not explained: {error}"
 

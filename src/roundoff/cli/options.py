@@ -64,6 +64,13 @@ Prove = Annotated[
     bool, typer.Option("--prove", help="Hold the verdict against rigorous bounds for every element; takes longer.")
 ]
 Explain = Annotated[bool, typer.Option("--explain", help="Say which operations made the largest difference.")]
+Orders = Annotated[
+    bool,
+    typer.Option(
+        "--orders",
+        help="With the explanation, reveal in which orders the kernels of A and B add; takes seconds.",
+    ),
+]
 Json = Annotated[
     str | None,
     _text("Write the comparison as JSON; - is standard output, and replaces the report.", metavar="FILE"),

@@ -42,13 +42,15 @@ class SameSum:
 @dataclass(frozen=True)
 class Compared:
     """The orders of a sum that both runs compute. ``differ``: it was seen that they differ; ``told`` is that in words. ``a``
-    and ``b`` are the orders where they were asked for, with B's summands numbered as A's."""
+    and ``b`` are the orders where they were asked for, with B's summands numbered as A's; ``apart`` is then what differs
+    between them, without the orders themselves."""
 
     sum: SameSum
     differ: bool
     told: str
     a: Order | None = None
     b: Order | None = None
+    apart: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -134,15 +136,15 @@ def _quick(same: SameSum, a: Kernel, b: Kernel, places: list[int]) -> Compared:
     return Compared(
         same,
         True,
-        f"{_both(same, a)} in different orders: {_summand(i, a)} and {_summand(j, a)} meet in a partial sum of {x} "
+        f"{_both(same, a)}, in different orders: {_summand(i, a)} and {_summand(j, a)} meet in a partial sum of {x} "
         f"summands in A, and in one of {y} in B. explain(orders=True), --orders on the command line, reveals both orders.",
     )
 
 
 def _both(same: SameSum, a: Kernel) -> str:
     bias = ", one of which is the bias," if a.bias else ""
-    name = f"{same.op_a} in A and {same.op_b} in B add" if same.op_a != same.op_b else f"{same.op_a} on both sides adds"
-    return f"{name} the same {a.length} summands{bias}"
+    by = f"by {same.op_a} in A and by {same.op_b} in B" if same.op_a != same.op_b else f"by {same.op_a} on both sides"
+    return f"The same {a.length} summands{bias} are added {by}"
 
 
 def _summand(i: int, a: Kernel) -> str:
@@ -162,25 +164,34 @@ def _whole(same: SameSum, s: Seen, t: Seen, a: Kernel, b: Kernel, places: list[i
     except RoundoffError as error:
         return Compared(same, False, f"The orders were not revealed: {error}")
     two = _numbered(two, places)
-    differ = bool(one.variants) != bool(two.variants) or _trees(one) != _trees(two)
-    return Compared(same, differ, _told(same, a, one, two, differ), one, two)
+    differ = _differ(one, two)
+    start, shared = _start(same, a, one, two, differ), _shared(one, two)
+    told = f"{start}. A: {one.story} B: {two.story}{shared}"
+    return Compared(same, differ, told, one, two, f"{start}.{shared}")
 
 
-def _told(same: SameSum, kernel: Kernel, a: Order, b: Order, differ: bool) -> str:
-    orders = f"A: {a.story} B: {b.story}"
-    if not differ:
-        start = f"{_both(same, kernel)} in the same order"
-        return f"{start}. {orders}" if a.certified and b.certified else f"{start}, as far as is known. {orders}"
-    sure = (a.certified or a.tree is None) and (b.certified or b.tree is None)
-    start = f"{_both(same, kernel)} in different orders" + ("" if sure else ", by a guess that is not certified")
-    shared = (
-        "" if a.tree is None or b.tree is None or a.tree == b.tree else f" {differences(a.tree, b.tree, brief=True)}"
-    )
-    return f"{start}. {orders}{shared}"
+def _start(same: SameSum, kernel: Kernel, a: Order, b: Order, differ: bool) -> str:
+    sure = all(order.certified or order.tree is None for order in (a, b))
+    if differ:
+        return f"{_both(same, kernel)}, in different orders" + ("" if sure else ", by a guess that is not certified")
+    return f"{_both(same, kernel)}, in the same order" + ("" if sure else ", by a guess that is not certified")
 
 
-def _trees(order: Order) -> list[tuple[SumTree, frozenset[int] | None]]:
-    return [(v.tree, v.fused) for v in order.variants]
+def _shared(a: Order, b: Order) -> str:
+    """What two different trees have in common."""
+    if a.tree is None or b.tree is None or a.tree == b.tree:
+        return ""
+    return f" {differences(a.tree, b.tree, ('A', 'B'), brief=True)}"
+
+
+def _differ(a: Order, b: Order) -> bool:
+    """Whether the trees differ, or what is fused where both are known."""
+    if len(a.variants) != len(b.variants):
+        return True
+    for v, w in zip(a.variants, b.variants, strict=True):
+        if v.tree != w.tree or (v.fused != w.fused and None not in (v.fused, w.fused)):
+            return True
+    return False
 
 
 def _numbered(order: Order, places: list[int]) -> Order:

@@ -153,7 +153,7 @@ class Order:
             return f"no tree. {self.reason}"
         order = self.story_of_order
         bound = ""
-        if self.bound is not None and self.length_bound is not None:
+        if self.bound is not None and self.length_bound is not None and self.bound < self.length_bound:
             bound = f", so that its error is at most {self.bound:.3g} of Σ|summands| (by its length {self.length_bound:.3g})"
         return f"{order}. Depth {self.depth}{bound}. {self.evidence}"
 

@@ -16,8 +16,10 @@ def describe(tree: SumTree) -> str:
     return _part(tree, _shapes(tree), tree.length + len(tree.nodes) - 1, 0)
 
 
-def differences(a: SumTree, b: SumTree, *, brief: bool = False) -> str:
-    """What differs between two orders, in words; in brief, where both have been told."""
+def differences(
+    a: SumTree, b: SumTree, names: tuple[str, str] = ("the first", "the second"), *, brief: bool = False
+) -> str:
+    """What differs between two orders, called by ``names``, in words; in brief, where both have been told."""
     if a == b:
         return f"Both add {a.describe()}."
     if a.length != b.length:
@@ -28,7 +30,7 @@ def differences(a: SumTree, b: SumTree, *, brief: bool = False) -> str:
         where = [sizes_before_bias(tree) for tree in (a, b)]
         if where[0] != where[1]:
             shared += (
-                f" The bias is added to {_products(where[0])} in the first and to {_products(where[1])} in the second."
+                f" The bias is added to {_products(where[0])} in {names[0]} and to {_products(where[1])} in {names[1]}."
             )
     if brief:
         return shared

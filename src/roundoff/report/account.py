@@ -30,6 +30,7 @@ class Line:
     place: str
     local: str
     bound: str
+    order_bound: str
     inherited: str
     error: str
     amplification: str
@@ -150,6 +151,7 @@ def _line(b: Booking) -> Line:
         place=_place(b),
         local=number(b.local_abs),
         bound="unknown" if b.bound_abs is None else number(b.bound_abs),
+        order_bound="" if b.order_bound_abs is None else number(b.order_bound_abs),
         inherited=number(b.inherited_abs),
         error=number(b.error_rel),
         amplification=number(b.amplification),
@@ -245,6 +247,12 @@ def _bounds(ledger: Sequence[Booking]) -> str:
         if beyond
         else f"Local errors: all {len(known)} are within the bound of a correct kernel."
     )
+    ordered = [b for b in ledger if b.order_bound_abs is not None and b.order_bound_abs < 0.99 * (b.bound_abs or 0)]
+    if ordered:
+        parts = [
+            f"{number(b.order_bound_abs or 0)} in place of {number(b.bound_abs or 0)} at {_where(b)}" for b in ordered
+        ]
+        words += f" By the depth of their orders, which are known, bounds are {'; '.join(parts)}."
     return words + (f" Of {unknown} more no bound is known." if unknown else "")
 
 

@@ -50,7 +50,12 @@ def orders_page(orders: Sequence[tuple[str, Order]]) -> RenderableType:
             Text("yes", style="green") if alike else Text("no", style="yellow"),
         )
         if not alike and o.tree is not None and first.tree is not None and o.tree != first.tree:
-            notes.append(Text(f"\n{orders[0][0]} and {name}: {differences(first.tree, o.tree)}"))
+            notes.append(Text(f"\n{differences(first.tree, o.tree, (_quoted(orders[0][0]), _quoted(name)))}"))
     changed = [name for name, o in orders if not same(first, o)]
     end = f"The order changes with: {', '.join(changed)}." if changed else "The order is the same in all of them."
     return Group(head, table, *notes, Text(f"\n{end}"))
+
+
+def _quoted(name: str) -> str:
+    """A case as it is called in a sentence."""
+    return f"“{name}”"

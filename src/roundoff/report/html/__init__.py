@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup
+
 from roundoff.errors import RoundoffError
 from roundoff.judge.verdict import Judgement
+from roundoff.order.compared import Compared
+from roundoff.order.svg import svg
 from roundoff.records import Account
 from roundoff.report.account import AccountView, account_view, percent
 from roundoff.report.heat import HeatMap
@@ -50,14 +55,15 @@ def page(
     *,
     account: Account | None = None,
     no_account: str = "",
+    orders: Sequence[Compared] = (),
     heat: HeatMap | None = None,
     tapes: tuple[TapeRow, ...] = (),
     names: tuple[str, str] = ("", ""),
 ) -> str:
     """The page as text: the verdict, the outputs, what made the difference, the plots, the tapes, the ledger.
 
-    ``no_account`` says why there is no ``account``; ``names`` are what A and B are called. Whatever has no data is left
-    out. Raises RoundoffError where the packages that draw it are missing.
+    ``no_account`` says why there is no ``account``; ``orders`` that have trees are drawn side by side; ``names`` are what A
+    and B are called. Whatever has no data is left out. Raises RoundoffError where the packages that draw it are missing.
     """
     check_packages()
     from roundoff.report.html import plots
@@ -79,6 +85,7 @@ def page(
             no_account=no_account,
             bars=waterfall(told) if told is not None and account is not None and account.difference != 0 else (),
             lines=told.lines[:_MOST_BOOKINGS] if told is not None else (),
+            orders=[_drawn(o) for o in orders if o.a is not None and o.b is not None],
             rest=_rest(told) if told is not None else "",
             depth=plots.error_plot(account.ledger) if account is not None else None,
             heat=heat,
@@ -107,6 +114,25 @@ def waterfall(view: AccountView) -> tuple[Bar, ...]:
 
     bars = [bar(name, side, ends[i], share, steps) for i, (name, side, share, steps) in enumerate(parts)]
     return (*bars, bar("A − B", "total", 0.0, ends[-1], 0))
+
+
+@dataclass(frozen=True)
+class Trees:
+    """The orders of both sides of one sum: in words, and as pictures, empty where there is no tree."""
+
+    where: str
+    told: str
+    sides: tuple[tuple[str, str, Markup], ...]
+
+
+def _drawn(orders: Compared) -> Trees:
+    sides = []
+    for side, op, order in (("A", orders.sum.op_a, orders.a), ("B", orders.sum.op_b, orders.b)):
+        assert order is not None
+        trees = [svg(v.tree, f"var(--{side.lower()})", "var(--bad)") for v in order.variants[:1]]
+        sides.append((side, f"{op}: {order.story}", Markup("".join(trees).replace("<svg ", '<svg class="plot" '))))
+    where = f"A: {orders.sum.where_a}; B: {orders.sum.where_b}"
+    return Trees(where, orders.apart, tuple(sides))
 
 
 def _rest(told: AccountView) -> str:
