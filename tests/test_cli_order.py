@@ -38,3 +38,20 @@ def test_json_on_standard_output_is_all_there_is() -> None:
     result = run("conv2d", "--k", "36", "--arg", "kernel_size=3", "--batch", "2", "--out", "4", "--json", "-")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["orders"][0]["length"] == 37
+
+
+def test_another_operator_is_told_against_the_first() -> None:
+    result = run(
+        "linear", "--k", "40", "--batch", "4", "--out", "8", "--against", "conv1d:channels_last", "--json", "-"
+    )
+    assert result.exit_code == 0, result.output
+    first, second = json.loads(result.stdout)["orders"]
+    assert (first["name"], second["name"], second["varied"]) == ("linear", "conv1d", "conv1d:channels_last")
+    assert second["same_as_first"] is (first["variants"] == second["variants"]) or not second["certified"]
+    shown = run("linear", "--k", "40", "--batch", "4", "--out", "8", "--against", "conv1d:channels_last")
+    assert "conv1d:channels_last" in shown.output and "order" in shown.output.splitlines()[-1]
+
+
+def test_a_device_that_is_not_there_is_said() -> None:
+    result = run("linear", "--k", "8", "--device", "cuda:99")
+    assert result.exit_code == 2

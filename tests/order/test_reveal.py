@@ -247,3 +247,16 @@ def test_settings_are_left_as_they_were() -> None:
 def test_bad_shapes(op: str, shape: Shape, message: str) -> None:
     with pytest.raises(RoundoffError, match=message):
         reveal(op, shape, None)
+
+
+def test_a_mean_that_float16_cannot_count_is_not_called_treeless() -> None:
+    assert reveal("mean", Shape(500, False, 16, 1, torch.float16, "contiguous", {}), 1).certified
+    found = reveal("mean", Shape(513, False, 16, 1, torch.float16, "contiguous", {}), 1)
+    assert found.tree is None and "None was looked for" in found.reason and "adds in no tree" not in found.describe()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("op", ["linear", "conv2d", "tensordot", "sum"])
+def test_on_a_gpu(op: str) -> None:
+    found = reveal(op, Shape(96, True, 4, 8, F32, "contiguous", {}, torch.device("cuda")), None)
+    assert found.certified or found.tree is None or "guess" in found.evidence

@@ -23,6 +23,7 @@ def reveal_order(
     layout: str | None = None,
     threads: int | None = None,
     op_args: dict[str, Any] | None = None,
+    device: torch.device | str = "cpu",
 ) -> Order:
     """In which order does an operator add, at this exact shape? The bias is one of the summands.
 
@@ -33,7 +34,7 @@ def reveal_order(
     ``contiguous`` (the default), ``transposed`` (the input stored by columns) or, for convolutions, ``channels_last``.
     ``op_args``: for convolutions ``kernel_size``, ``stride``, ``padding``, ``dilation``, ``groups`` and ``size``, that of
     the image; for linear, tensordot and matmul ``size``, dimensions between batch and k; for bmm ``groups``; for einsum
-    ``equation``, in b, k and o. ``threads`` is set meanwhile.
+    ``equation``, in b, k and o. ``threads`` is set meanwhile. ``device`` is where it runs.
 
     The operator is run on masks among ones, and on random numbers, which software adds in the order that was found:
     ``certified`` is True when the bits are the same on every sampled output. Where a kernel adds in no tree, ``tree`` is
@@ -52,4 +53,5 @@ def reveal_order(
     Source: Xie et al., "Revealing Floating-Point Accumulation Orders in Software/Hardware Implementations", USENIX ATC
     2025; what was added to it is in docs/order.md.
     """
-    return reveal(op, Shape(k, bias, batch, out, dtype, layout or "contiguous", dict(op_args or {})), threads)
+    shape = Shape(k, bias, batch, out, dtype, layout or "contiguous", dict(op_args or {}), torch.device(device))
+    return reveal(op, shape, threads)

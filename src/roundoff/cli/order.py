@@ -16,6 +16,7 @@ from roundoff.api import reveal_order
 from roundoff.cli import options
 from roundoff.cli.console import check_writable, end, progress, show
 from roundoff.errors import RoundoffError
+from roundoff.load import load_device
 from roundoff.order.kernels import DTYPES
 from roundoff.report.json import as_json, write
 from roundoff.report.order import orders_as_dict, orders_page
@@ -38,6 +39,7 @@ class _Asked:
     layout: str
     threads: int | None
     op_args: dict[str, Any]
+    device: torch.device
 
 
 Operator = Annotated[
@@ -65,6 +67,14 @@ Vary = Annotated[
     str | None,
     typer.Option(metavar="NAMES", show_default=False, help=f"Does the order change with them? Of {', '.join(VARIED)}."),
 ]
+Against = Annotated[
+    str | None,
+    typer.Option(
+        metavar="OP[:LAYOUT]",
+        show_default=False,
+        help="Another operator at the same shape: what differs between the two?",
+    ),
+]
 Svg = Annotated[Path | None, typer.Option(metavar="FILE", show_default=False, help="Draw the tree as SVG.")]
 Json = Annotated[str | None, typer.Option(metavar="FILE", show_default=False, help="Write JSON; - is standard output.")]
 
@@ -80,6 +90,8 @@ def order_command(
     threads: Threads = None,
     arg: Arg = None,
     vary: Vary = None,
+    against: Against = None,
+    device: options.Device = "cpu",
     json: Json = None,
     svg: Svg = None,
     traceback: options.Traceback = False,
@@ -94,9 +106,11 @@ def order_command(
             check_writable(path)
         if dtype not in _DTYPES:
             raise RoundoffError(f"There is no dtype {dtype!r} here. Give one of {', '.join(_DTYPES)}.")
-        asked = _Asked(op, k, bias, batch, out, _DTYPES[dtype], layout, threads, _arguments(arg or []))
+        asked = _Asked(
+            op, k, bias, batch, out, _DTYPES[dtype], layout, threads, _arguments(arg or []), load_device(device)
+        )
         with redirect_stdout(stderr) if json == "-" else nullcontext(), progress() as tell:
-            cases = [("as given", asked), *_varied(asked, vary or "")]
+            cases = [("as given", asked), *_varied(asked, vary or ""), *_other(asked, against)]
             orders = []
             for i, (name, case) in enumerate(cases):
                 if tell is not None:
@@ -128,6 +142,15 @@ def _arguments(texts: list[str]) -> dict[str, Any]:
         except (ValueError, SyntaxError):
             found[name] = value
     return found
+
+
+def _other(asked: _Asked, against: str | None) -> list[tuple[str, _Asked]]:
+    """The case of another operator; it takes the options of the first only where it is the same."""
+    if against is None:
+        return []
+    op, _, layout = against.partition(":")
+    op_args = asked.op_args if op == asked.op else {}
+    return [(against, replace(asked, op=op, layout=layout or "contiguous", op_args=op_args))]
 
 
 def _varied(asked: _Asked, names: str) -> list[tuple[str, _Asked]]:

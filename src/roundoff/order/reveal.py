@@ -32,6 +32,11 @@ SPLIT = (
     "It adds in no tree of these products: a product among zeros does not come to that product, rounded once. Its operands "
     "are split into shorter ones, or cut."
 )
+LONGEST_MEAN = 512  # in float16: of more numbers a single one no longer shows
+COARSE_MEAN = (
+    "None was looked for: a mean of {} numbers in float16 holds too few digits to count them. Ask for its sum, or for "
+    "another dtype."
+)
 TOO_COARSE = "The bits agree, but so they do for other trees: the results are too coarse to tell."
 ANOTHER_WAY = "The masks fit this tree, but the kernel rounds in another way than the replay."
 
@@ -72,6 +77,8 @@ class _Found:
 
 def _revealed(kernel: Kernel, samples: Samples) -> _Found:
     many = len(samples.y)
+    if kernel.divided and kernel.dtype == torch.float16 and kernel.length > LONGEST_MEAN:
+        return _Found((), many, COARSE_MEAN.format(kernel.length))
     try:
         found = _variants(kernel, samples, "")
     except NoTree as error:

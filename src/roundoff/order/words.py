@@ -34,7 +34,8 @@ def differences(
             )
     if brief:
         return shared
-    return f"The first adds {a.describe()} (depth {a.depth}); the second {b.describe()} (depth {b.depth}). {shared}"
+    start = f"{names[0][0].upper()}{names[0][1:]} adds {a.describe()} (depth {a.depth}); "
+    return f"{start}{names[1]} {b.describe()} (depth {b.depth}). {shared}"
 
 
 def sizes_before_bias(tree: SumTree) -> int:
