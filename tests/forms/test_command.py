@@ -76,7 +76,6 @@ def test_dense_is_declined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         (["--to", "convolution", "-o", "w.safetensors"], "no form 'convolution'"),
         (["--to", "conv", "-o", "none/w.safetensors"], "there is no folder"),
         (["--to", "conv", "-o", "w.txt"], "should end in"),
-        (["--to", "fastest", "-o", "w.pt2"], "later release"),
         (["--to", "conv", "--exact", "-o", "w.pt2"], "exact=True is for to='dense'"),
     ],
 )

@@ -10,6 +10,7 @@ from torch import nn
 
 from roundoff.api.comparison import compare
 from roundoff.api.dense import to_dense
+from roundoff.api.fastest import to_fastest
 from roundoff.errors import NotSame, RoundoffError
 from roundoff.forms import Conversion, rewrite, second_input
 from roundoff.records import Verdict
@@ -39,6 +40,10 @@ def convert(
     [N, C, H, W], where no padding is in the way. ``dense`` of the result says where the cells lie, and
     ``dense.mask(height, width)`` which are exact; with ``exact=True`` a network without any is refused.
 
+    ``to="fastest"`` measures each layer in its forms and memory layouts, without gradients, and gives the network in those
+    that are fastest here for inputs like ``args``; where no gain is measured beyond its confidence interval, ``model`` is
+    the original itself. ``fastest`` of the result has the times.
+
     The proof: each rewritten layer gives the same values on small whole numbers, where float32 is exact; the weights go
     both ways bit for bit; and ``comparison`` and ``second`` compare the networks on ``args`` and on an input that is
     drawn from the same values.
@@ -62,6 +67,8 @@ def convert(
         raise RoundoffError(f"exact=True is for to='dense', but to={to!r} was given. Leave it out.")
     if to == "dense":
         return to_dense(model, given, keywords, exact, progress)
+    if to == "fastest":
+        return to_fastest(model, given, keywords, progress)
     done = rewrite(model, given, keywords, to, layout)
     comparison = compare(model, done.model, given, keywords, progress=progress)
     _refuse(comparison, done)

@@ -30,7 +30,7 @@ from roundoff.records import Verdict
 
 _SUFFIXES = (".safetensors", ".pt2", ".onnx")
 
-To = Annotated[str, typer.Option("--to", metavar="FORM", show_default=False, help="conv, linear or dense.")]
+To = Annotated[str, typer.Option("--to", metavar="FORM", show_default=False, help="conv, linear, dense or fastest.")]
 Out = Annotated[
     Path,
     typer.Option(
@@ -96,15 +96,15 @@ def _page(done: Conversion) -> list[Any]:
         table.add_row(Text(d.module or "(the network)"), d.what, Text(f"declined: {d.reason}"))
     counts = f"{len(done.converted)} converted, {len(done.declined)} declined, {done.permutes_left} permutes left"
     proof = [Text(f"given input: {done.comparison.verdict} ({done.comparison.evidence}). {done.comparison.reason}")]
-    if done.second is None:
+    if done.second is None and done.converted:
         proof.append(Text("drawn input: the network does not run on one that is drawn"))
-    else:
+    elif done.second is not None:
         proof.append(Text(f"drawn input: {done.second.verdict} ({done.second.evidence})"))
     styled = Text(
         f"to {done.to}: {counts}", style="bold green" if done.comparison.verdict != Verdict.UNDECIDED else "bold yellow"
     )
-    dense = [Text(f"{done.dense}\n")] if done.dense is not None else []
-    return [styled, Text(), table, Text(), *dense, *proof]
+    found = [Text(f"{x}\n") for x in (done.dense, done.fastest) if x is not None]
+    return [styled, Text(), table, Text(), *found, *proof]
 
 
 def _check_output(path: Path) -> None:

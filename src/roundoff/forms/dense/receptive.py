@@ -151,7 +151,8 @@ def _through(exact: Tensor, w: Window, places: Tensor | None = None) -> Tensor:
     reads = torch.arange(w.out)[:, None] * w.stride - w.before + w.dilation * torch.arange(w.kernel)
     crop = _resolved(reads, w.size, w)
     inside = crop >= 0
-    same = exact[:, crop.clamp(min=0)] | ~inside
+    known = torch.cat([exact, torch.ones(len(exact), 1, dtype=torch.bool)], 1)  # the last one: padding
+    same = known[:, torch.where(inside, crop, w.size)]
     if places is not None:
         dense = _resolved(places[:, None, None] + reads, int(places[-1]) + w.size, w)
         same &= torch.where(inside, dense == places[:, None, None] + crop, dense == crop)

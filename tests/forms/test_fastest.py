@@ -1,0 +1,162 @@
+"""The fastest form: what is measured and chosen, with a clock that the tests hold; no time of this machine decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import comb
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import roundoff
+from roundoff.forms.fastest import Layer, fastest
+from roundoff.forms.fastest.plan import chosen
+from roundoff.forms.fastest.race import in_turns, race, rank
+from roundoff.forms.fastest.ways import LaidConv2d, PatchConv2d, Product, ways
+from roundoff.forms.layers import PointwiseConv1d
+from roundoff.forms.observe import observe
+from roundoff.forms.rule import Site
+
+
+class Clock:
+    """Time passes only where a layer says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def costs(self, monkeypatch: pytest.MonkeyPatch, kind: type[nn.Module], seconds: float) -> None:
+        forward = kind.forward
+
+        def slow(module: Any, x: Tensor) -> Any:
+            self.now += seconds
+            return forward(module, x)
+
+        monkeypatch.setattr(kind, "forward", slow)
+
+
+def test_the_interval_of_the_sign_test() -> None:
+    for n in range(1, 60):
+        k = rank(n)
+        assert sum(comb(n, i) for i in range(k)) / 2**n <= 0.005  # P(B < k)
+        assert sum(comb(n, i) for i in range(k + 1)) / 2**n > 0.005
+    assert rank(7) == 0 and rank(8) == 1
+    one = race("x", [2.0] * 7, [1.0] * 7)
+    assert (one.gain, one.low, one.high) == (2, 0, float("inf"))
+    many = race("x", [3.0, *[2.0] * 20], [1.0] * 21)
+    assert (many.gain, many.low, many.high) == (2, 2, 2)
+
+
+def test_the_interval_holds() -> None:
+    """Of two that are equally fast, few are called different: at most 1 in 100 by its definition, here of 400."""
+    generator = torch.Generator().manual_seed(0)
+    outside = 0
+    for _ in range(400):
+        a, b = torch.rand(2, 21, generator=generator).add(0.5).tolist()
+        found = race("x", a, b)
+        outside += not found.low <= 1 <= found.high
+    assert outside <= 10  # beyond 4 by more than a binomial of 400 and 0.01 gives once in 200
+
+
+def test_turns() -> None:
+    said: list[str] = []
+    clock = Clock()
+
+    def run(name: str, seconds: float) -> Callable[[], None]:
+        def go() -> None:
+            said.append(name)
+            clock.now += seconds
+
+        return go
+
+    times = in_turns([run("a", 1), run("b", 2)], 3, clock=clock)
+    assert times == [[1, 1, 1], [2, 2, 2]] and "".join(said) == "abbaabba"
+    assert [len(t) for t in in_turns([run("a", 1)], 50, seconds=4, least=2, clock=clock)] == [4]
+
+
+def layer(name: str, **seconds: float) -> Layer:
+    """Times of ways by ``way__layout``: f is channels first, l last."""
+    full = {"f": "channels first", "l": "channels last", "a": "as it is"}
+    times = {(full[k[0]], full[k[-1]]): v for k, v in seconds.items()}
+    return Layer(name, "Conv2d", (1, 1, 1, 1), times)
+
+
+def test_changes_of_layout_count() -> None:
+    stays = layer("x", a_f=10, a_l=9, l_f=14, l_l=9, f_f=10, f_l=14)
+    assert [x.chosen for x in chosen([stays])] == ["as it is"]
+    found = chosen([stays] * 0 + [layer(f"{i}", a_f=10, a_l=8, l_f=13, l_l=8, f_f=10, f_l=13) for i in range(3)])
+    assert found[0].chosen == "channels last" and [x.changes for x in found] == [1, 0, 0]
+    assert all(x.chosen in ("as it is", "channels last") for x in found[1:])
+
+
+def site(module: nn.Module, x: Tensor) -> Site:
+    return Site("", module, observe(module, (x,), {}).calls[""])
+
+
+WAYS: dict[str, tuple[nn.Module, tuple[int, ...], set[str]]] = {
+    "linear": (nn.Linear(6, 4), (2, 3, 6), {"1x1 convolution", "product"}),
+    "1x1": (nn.Conv2d(6, 4, 1), (2, 6, 5, 5), {"linear", "channels last", "channels first"}),
+    "patches": (nn.Conv2d(6, 4, (2, 3), (2, 3)), (2, 6, 5, 7), {"patches", "channels last", "channels first"}),
+    "patches of one axis": (nn.Conv1d(6, 4, 2, 2, bias=False), (2, 6, 7), {"patches"}),
+    "3x3": (nn.Conv2d(6, 4, 3, padding=1, groups=2), (2, 6, 5, 5), {"channels last", "channels first"}),
+    "three axes": (nn.Conv3d(2, 4, 2, 2), (1, 2, 4, 4, 5), {"patches", "channels last", "channels first"}),
+}
+
+
+@pytest.mark.parametrize("name", list(WAYS))
+def test_each_way_is_the_same_function(name: str) -> None:
+    module, shape, names = WAYS[name]
+    module = module.double()
+    x = torch.randn(*shape, dtype=torch.float64)
+    found = ways(site(module, x))
+    assert set(found) == names
+    for way, make in found.items():
+        made = make()
+        y, want = made.module(x), module(x)
+        assert y.shape == want.shape
+        assert (y - want).abs().max() < 1e-14, way  # sums of at most 36 products of about 1
+        for parameter, there in made.maps.items():
+            assert torch.equal(there.back(getattr(made.module, parameter)), getattr(module, parameter))
+
+
+class TestWhole:
+    def test_the_winner_is_proved(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        clock = Clock()
+        clock.costs(monkeypatch, nn.Linear, 10)
+        clock.costs(monkeypatch, Product, 1)
+        net, x = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), torch.randn(4, 6)
+        monkeypatch.setattr("roundoff.api.fastest.fastest", lambda *a: fastest(*a, clock=clock))
+        done = roundoff.convert(net, x, "fastest")
+        assert done.fastest.decision.gain > 2 and done.model is not net and done.comparison and done.second
+        assert {c.after for c in done.converted} <= {"product", "1x1 convolution"}
+        state = done.state_dict_to(net.state_dict())
+        done.model.load_state_dict(state)
+        assert all(torch.equal(v, net.state_dict()[k]) for k, v in done.state_dict_from(state).items())
+
+    def test_without_a_gain_the_original_stays(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        clock = Clock()
+        for kind in (nn.Linear, Product, PointwiseConv1d):
+            clock.costs(monkeypatch, kind, 1)
+        net, x = nn.Sequential(nn.Linear(6, 8), nn.ReLU()), torch.randn(4, 6)
+        monkeypatch.setattr("roundoff.api.fastest.fastest", lambda *a: fastest(*a, clock=clock))
+        done = roundoff.convert(net, x, "fastest")
+        assert done.model is net and not done.converted and "the original stays" in str(done)
+        assert done.comparison.verdict == "identical"
+
+    def test_no_other_way(self) -> None:
+        done = roundoff.convert(nn.Sequential(nn.ReLU()), torch.randn(3), "fastest")
+        assert "there is no other way for any of its layers" in str(done)
+
+
+def test_layouts_are_brought_about() -> None:
+    x = torch.randn(2, 6, 5, 5)
+    found = ways(site(nn.Conv2d(6, 4, 3), x))
+    last = found["channels last"]().module
+    assert isinstance(last, LaidConv2d) and last(x).is_contiguous(memory_format=torch.channels_last)
+    assert last.weight.is_contiguous(memory_format=torch.channels_last)
+    assert found["channels first"]().module(x.contiguous(memory_format=torch.channels_last)).is_contiguous()
+    assert isinstance(ways(site(nn.Conv2d(6, 4, 2, 2), x))["patches"]().module, PatchConv2d)
