@@ -13,8 +13,13 @@ from roundoff.records import Account, Booking, Finding, Kind
 def with_orders(account: Account, orders: Sequence[Compared]) -> Account:
     """``account`` with the finding ``summation-order`` for each sum that its two sides add in different orders, and the
     bounds that follow from the orders that are known."""
+    places: dict[str, list[str]] = {}
+    for o in orders:
+        if o.differ:
+            places.setdefault(o.told, []).append(f"A: {o.sum.where_a}; B: {o.sum.where_b}")
     found = tuple(
-        Finding(Kind.SUMMATION_ORDER, f"A: {o.sum.where_a}; B: {o.sum.where_b}", o.told) for o in orders if o.differ
+        Finding(Kind.SUMMATION_ORDER, first, told + (f" The same at {' and at '.join(more)}." if more else ""))
+        for told, (first, *more) in places.items()
     )
     known: dict[tuple[str, int], Order] = {}
     for o in orders:

@@ -249,10 +249,11 @@ def _bounds(ledger: Sequence[Booking]) -> str:
     )
     ordered = [b for b in ledger if b.order_bound_abs is not None and b.order_bound_abs < 0.99 * (b.bound_abs or 0)]
     if ordered:
-        parts = [
-            f"{number(b.order_bound_abs or 0)} in place of {number(b.bound_abs or 0)} at {_where(b)}" for b in ordered
-        ]
-        words += f" By the depth of their orders, which are known, bounds are {'; '.join(parts)}."
+        most = min(ordered, key=lambda b: (b.order_bound_abs or 0) / (b.bound_abs or 1))
+        words += (
+            f" By the depth of its order, which is known, the bound is smaller at {len(ordered)} of them, the most at "
+            f"{_where(most)}: {number(most.order_bound_abs or 0)} in place of {number(most.bound_abs or 0)}."
+        )
     return words + (f" Of {unknown} more no bound is known." if unknown else "")
 
 
