@@ -336,7 +336,7 @@ ONE = ["compare", "net.py:double", "net.py:double"]
         (["order", "linear", "--vary", "colour"], "'colour' cannot be varied"),
         (["order", "linear", "--arg", "size"], "NAME=VALUE"),
         (["order", "linear", "--svg", "nowhere/x.svg"], "there is no folder nowhere"),
-        (["bench", "net.py:double"], "bench comes in a later release"),
+        (["bench", "net.py:double", "--args", "float32[3]"], "rewrites a torch.nn.Module"),
         (["thread", "--device", "cuda:99"], "cuda:99 was asked for"),
         (["rules", "net.py:broken", "--args", "float32[3]"], "A raised ValueError"),
     ],

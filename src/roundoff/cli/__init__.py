@@ -17,6 +17,7 @@ from rich.text import Text
 
 from roundoff.api import Comparison, Explanation, compare
 from roundoff.cli import options
+from roundoff.cli.bench import bench_command
 from roundoff.cli.console import Tell, check_writable, end, progress, show
 from roundoff.cli.convert import convert_command
 from roundoff.cli.coverage import cover
@@ -173,23 +174,9 @@ def rules_command(
     end(work, traceback)
 
 
-_ANYTHING = {"allow_extra_args": True, "ignore_unknown_options": True}
-
-
 app.command("convert", cls=options.Command)(convert_command)
 app.command("order")(order_command)
-
-
-@app.command("bench", context_settings=_ANYTHING)
-def bench_command() -> None:
-    """Which form is fastest here? (in a later release)"""
-    end(lambda: _later("bench"))
-
-
-def _later(command: str) -> int:
-    raise RoundoffError(
-        f"roundoff {command} comes in a later release. Now there are compare, convert, order, thread and rules."
-    )
+app.command("bench", cls=options.Command)(bench_command)
 
 
 def main() -> None:

@@ -43,8 +43,9 @@ class Fastest:
         if self.decision is None:
             return "the original stays: there is no other way for any of its layers"
         if not self.name:
-            return f"the original stays: the fastest candidate ({self.decision.name}) is {self.decision} as fast"
-        return f"{self.name}: {self.decision} as fast as the original"
+            best = f"the fastest candidate, {self.decision.name}, is {self.decision}"
+            return f"the original stays, for no gain is certain: {best}"
+        return f"{self.name} is {self.decision} as fast as the original"
 
 
 @dataclass(frozen=True)
