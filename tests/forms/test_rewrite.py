@@ -183,9 +183,14 @@ def test_a_wrong_rule_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("model", "options", "text"),
     [
-        (nn.Linear(4, 4), {"to": "convolution"}, "no form 'convolution'.*to='conv' or to='linear'"),
-        (nn.Linear(4, 4), {"to": "dense"}, "later release"),
-        (nn.Linear(4, 4), {"to": "conv", "layout": "flow"}, "later release"),
+        (
+            nn.Linear(4, 4),
+            {"to": "convolution"},
+            "no form 'convolution'. Give to='conv', 'linear', 'dense' or 'fastest'",
+        ),
+        (nn.Linear(4, 4), {"to": "dense"}, "image"),
+        (nn.Linear(4, 4), {"to": "conv", "layout": "last"}, "no layout 'last'.*'keep' or layout='flow'"),
+        (nn.Linear(4, 4), {"to": "fastest", "layout": "flow"}, "layout='flow' is for to='conv' and to='linear'"),
         (nn.Linear(5, 4), {"to": "conv"}, "raised RuntimeError on the given input"),
         (torch.relu, {"to": "conv"}, "rewrites a torch.nn.Module"),
     ],

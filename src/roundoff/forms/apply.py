@@ -43,18 +43,19 @@ def over_channels(
     """A linear layer [out, in / groups] over the channels of ``x``, [N, C, ...] or [C, ...], at every position that the
     stride leaves; in the memory layout of ``x``."""
     dims = len(stride)
-    y = _blocks(_every(x, stride).movedim(-dims - 1, -1), weight, bias, groups)
+    y = blocks(every(x, stride).movedim(-dims - 1, -1), weight, bias, groups)
     return laid_out_like(x, y.movedim(-1, -dims - 1), dims)
 
 
 def over_flattened(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: Sequence[int], groups: int = 1) -> Tensor:
     """A linear layer [out, in / groups * kernel] on the flattened ``x``, of which the kernel covers all."""
     dims = len(dilation)
-    y = _blocks(_every(x, dilation).flatten(-dims - 1), weight, bias, groups)
+    y = blocks(every(x, dilation).flatten(-dims - 1), weight, bias, groups)
     return y.reshape(*y.shape, *[1] * dims)
 
 
-def _blocks(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
+def blocks(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
+    """A linear layer on each of ``groups`` blocks of the last axis of ``x``."""
     if groups == 1:
         return F.linear(x, weight, bias)
     if x.shape[-1] != groups * weight.shape[1]:
@@ -64,7 +65,7 @@ def _blocks(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tens
     return torch.cat([F.linear(part, w, b) for part, w, b in parts], -1)
 
 
-def _every(x: Tensor, steps: Sequence[int]) -> Tensor:
+def every(x: Tensor, steps: Sequence[int]) -> Tensor:
     """Every ``steps``-th position along each of the last axes."""
     index: Any = (..., *(slice(None, None, s) for s in steps))
     return x[index] if any(s > 1 for s in steps) else x

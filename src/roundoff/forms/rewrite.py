@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from roundoff.errors import RoundoffError
 from roundoff.forms import back, conv_to_linear, flat_to_conv, linear_to_conv
 from roundoff.forms.calls import Placed, place_calls, restored
 from roundoff.forms.check import check_exactly
+from roundoff.forms.flow import flow, without_programs
 from roundoff.forms.layers import ChannelLinear, FromFlat, OverLastAxis, Rewritten
 from roundoff.forms.observe import Seen, copied, observe
 from roundoff.forms.rule import Site
@@ -24,9 +26,9 @@ from roundoff.tape.trace import random_state, set_random_state
 
 #: The first rule that applies is used.
 RULES = (back.TO_CONV, flat_to_conv.RULE, linear_to_conv.RULE, back.TO_LINEAR, conv_to_linear.RULE)
+LAYOUTS = ("keep", "flow")
 FORMS = ("conv", "linear")
 _FORWARD, _NOT_CALLED = "has a forward of its own", "it is not called"
-_LATER = ("fastest",)
 _HOOKS = ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks",
           "_forward_pre_hooks_with_kwargs", "_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook")  # fmt: skip
 _STATE_HOOKS = (
@@ -47,33 +49,43 @@ def rewrite(
     """
     _check_request(model, to, layout)
     new = copied(model)
+    without_programs(new)
     back_again = [Converted(*said) for said in restored(new, to)]
     seen = observe(new, args, kwargs)
     randomness = random_state()
     try:
-        return _rewrite(model, new, seen, to, back_again)
+        done, permutes = _rewrite(model, new, seen, to, back_again)
+        return done if layout == "keep" else _flowing(done, permutes, args, kwargs)
     finally:
         set_random_state(randomness)
 
 
 def _check_request(model: Any, to: str, layout: str) -> None:
     if to not in FORMS:
-        later = " This form comes in a later release." if to in _LATER else ""
-        raise RoundoffError(f"There is no form {to!r}.{later} Give to='conv', to='linear' or to='dense'.")
-    if layout != "keep":
-        later = " layout='flow' comes in a later release." if layout == "flow" else ""
-        raise RoundoffError(f"There is no layout {layout!r}.{later} Give layout='keep'.")
+        raise RoundoffError(f"There is no form {to!r}. Give to='conv', 'linear', 'dense' or 'fastest'.")
+    if layout not in LAYOUTS:
+        raise RoundoffError(f"There is no layout {layout!r}. Give layout='keep' or layout='flow'.")
     if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
         raise RoundoffError(
             f"convert() was given a {type(model).__name__}, but rewrites a torch.nn.Module written in Python."
         )
 
 
-def _rewrite(original: nn.Module, new: nn.Module, seen: Seen, to: str, back_again: list[Converted]) -> Conversion:
+def _flowing(done: Conversion, permutes: dict[str, int], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Conversion:
+    """The conversion with its layers in one layout where that can be. ``permutes``: the moves of an axis by each layer."""
+    flowed = flow(done.model, args, kwargs)
+    left = done.permutes_left - sum(permutes.get(name, 0) for name in flowed.inside) + flowed.permutes
+    return replace(done, declined=done.declined + flowed.declined, permutes_left=left)
+
+
+def _rewrite(
+    original: nn.Module, new: nn.Module, seen: Seen, to: str, back_again: list[Converted]
+) -> tuple[Conversion, dict[str, int]]:
     pinned = _pinned(new, seen)
     rules = [rule for rule in RULES if rule.to == to]
     originals = dict(original.named_modules())
-    converted, declined, replaced, changed, permutes = [], [], dict[int, nn.Module](), dict[int, dict[str, Map]](), 0
+    converted, declined, replaced, changed = [], [], dict[int, nn.Module](), dict[int, dict[str, Map]]()
+    permutes: dict[str, int] = {}
     for name, module in list(new.named_modules()):
         fitting = [rule for rule in rules if rule.kind(module)]
         if not fitting and not _looks_convertible(module, to):
@@ -100,7 +112,7 @@ def _rewrite(original: nn.Module, new: nn.Module, seen: Seen, to: str, back_agai
         _carry_over(module, layer)
         replaced[id(module)] = layer
         changed[id(module)] = made.maps
-        permutes += rule.permutes(site)
+        permutes[name] = rule.permutes(site)
         converted.append(Converted(name, type(module).__name__, type(layer).__name__))
     maps = {
         f"{name}.{parameter}".lstrip("."): way
@@ -118,11 +130,11 @@ def _rewrite(original: nn.Module, new: nn.Module, seen: Seen, to: str, back_agai
     declined = [d for d in declined if not _settled(d, calls)]
     told = {d.module for d in declined}
     declined += [d for d in calls.declined if d.module not in told]
-    permutes += calls.permutes
+    left = sum(permutes.values()) + calls.permutes
     before, after = original.state_dict(), new.state_dict()
-    done = Conversion(to, new, tuple(converted), tuple(declined), permutes, maps, _shapes(before))
+    done = Conversion(to, new, tuple(converted), tuple(declined), left, maps, _shapes(before))
     _check_weights(done, before, after)
-    return done
+    return done, permutes
 
 
 def _looks_convertible(module: nn.Module, to: str) -> bool:

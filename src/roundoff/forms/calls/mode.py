@@ -98,6 +98,11 @@ def with_calls(module: nn.Module, calls: Calls) -> None:
     vars(module)[_RECORD] = calls
 
 
+def has_calls(module: nn.Module) -> bool:
+    """True where some of its calls are in another form."""
+    return _RECORD in vars(module)
+
+
 def restored(model: nn.Module, to: str) -> list[tuple[str, str, str]]:
     """Take from each module of ``model`` the calls that are in another form than ``to``; the module, and what each call
     was and is."""

@@ -1,0 +1,142 @@
+"""The forward of a module as a graph of PyTorch's functions and modules, with the shapes of a run.
+
+``torch.fx`` runs the forward once on stand-ins for tensors. Modules of PyTorch, rewritten layers, modules with hooks and
+modules whose calls are in another form are single nodes. What decides by a tensor's values or shape cannot be captured;
+neither can what depends on the training flag other than through a module of PyTorch, nor what writes into a tensor that is
+used afterwards.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
+
+from roundoff.errors import RoundoffError
+from roundoff.forms.calls.mode import has_calls
+from roundoff.forms.flow.program import has_hooks
+from roundoff.forms.layers import Rewritten
+
+
+@dataclass(frozen=True)
+class Like:
+    """A tensor of the run: its shape, and whether it was contiguous."""
+
+    shape: tuple[int, ...]
+    dense: bool
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A graph. Each node's ``meta["like"]`` is a :class:`Like` where its result is a tensor, or a tuple of them.
+    ``given``: each parameter of forward, its rank where it was given a tensor, else its value, and the default."""
+
+    graph: fx.Graph
+    given: tuple[tuple[str, int | None, Any, Any], ...]
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, Rewritten) or has_calls(m) or has_hooks(m) or super().is_leaf_module(
+            m, module_qualified_name
+        )  # fmt: skip
+
+
+def capture(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Captured:
+    """The graph of ``module`` on these arguments. Raises RoundoffError with the reason where there is none.
+
+    ``module`` is run; give a copy.
+    """
+    parameters = inspect.signature(module.forward).parameters
+    if any(p.kind not in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) for p in parameters.values()):
+        raise RoundoffError("its forward takes any number of arguments")
+    given = dict(zip(parameters, args, strict=False)) | kwargs
+    given = {name: given.get(name, p.default) for name, p in parameters.items()}
+    fixed = {name: x for name, x in given.items() if not isinstance(x, Tensor)}
+    if any(isinstance(leaf, (Tensor, nn.Module)) for leaf in tree_leaves(fixed)):
+        raise RoundoffError("it is given tensors in a list or a dictionary")
+    flags = [(m, m.training) for m in module.modules()]
+    try:
+        module.train()
+        training = _traced(module, fixed)
+        module.eval()
+        graph = _traced(module, fixed)
+    finally:
+        for m, flag in flags:
+            m.training = flag
+    if str(training) != str(graph):
+        raise RoundoffError("its forward depends on the training flag other than through modules of PyTorch")
+    for node in graph.nodes:
+        if _writes(node, module) and any(user > node for x in node.all_input_nodes for user in x.users if user != node):
+            raise RoundoffError(f"{node.target} writes into a tensor that is used afterwards")
+    _Shapes(module, graph).run(*given.values())
+    ranks = tuple(
+        (n, x.dim(), None, parameters[n].default) if isinstance(x, Tensor) else (n, None, x, parameters[n].default)
+        for n, x in given.items()
+    )
+    return Captured(graph, ranks)
+
+
+def _traced(module: nn.Module, fixed: dict[str, Any]) -> fx.Graph:
+    try:
+        graph = _Tracer().trace(module, fixed)
+    except Exception as error:  # whatever the user's forward raises on stand-ins
+        said = (str(error).splitlines() or [""])[0]
+        raise RoundoffError(f"torch.fx cannot trace it: {type(error).__name__}: {said}") from error
+    # that the other arguments are as they were given is asked by Program.holds
+    for node in list(graph.nodes)[::-1]:
+        asserts = "_assert" in getattr(node.target, "__name__", "")
+        if asserts or (node.target is operator.eq and not node.users):
+            graph.erase_node(node)
+    return graph
+
+
+def _writes(node: fx.Node, module: nn.Module) -> bool:
+    if node.op == "call_module":
+        return bool(getattr(module.get_submodule(str(node.target)), "inplace", False))
+    if node.kwargs.get("inplace") or node.kwargs.get("out") is not None:
+        return True
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return node.op in ("call_function", "call_method") and (
+        name == "setitem" or (name.endswith("_") and not name.endswith("__")) or name in _IN_PLACE
+    )
+
+
+_IN_PLACE = {"iadd", "isub", "imul", "itruediv", "ipow"}
+
+
+class _Shapes(fx.Interpreter):
+    def __init__(self, module: nn.Module, graph: fx.Graph) -> None:
+        super().__init__(module, graph=graph)
+
+    def run_node(self, n: fx.Node) -> Any:
+        out = super().run_node(n)
+        n.meta["like"] = tuple(map(_like, out)) if isinstance(out, (list, tuple)) else _like(out)
+        return out
+
+
+def _like(x: Any) -> Like | None:
+    return Like(tuple(x.shape), x.is_contiguous()) if isinstance(x, Tensor) else None
+
+
+def runs(module: nn.Module, wanted: set[str], args: Any, kwargs: Any) -> dict[str, list[tuple[Any, Any]]]:
+    """The arguments of each call of the modules ``wanted`` in a run of ``module``, which is run; give a copy."""
+    seen: dict[str, list[tuple[Any, Any]]] = {}
+    handles = []
+    for name, inner in module.named_modules():
+        if name in wanted:
+
+            def keep(_: Any, given: Any, named: Any, name: str = name) -> None:
+                seen.setdefault(name, []).append((given, named))
+
+            handles.append(inner.register_forward_pre_hook(keep, with_kwargs=True))
+    with torch.no_grad():
+        module(*args, **kwargs)
+    for handle in handles:
+        handle.remove()
+    return seen

@@ -1,0 +1,172 @@
+"""A forward as a list of lines, which a module runs instead of its own where its input has the ranks that were seen.
+
+The module gets a class of its own, made from its class, as for calls: same name and signature, and it can be copied,
+pickled, exported and compiled. Its parameters and modules stay where they are; the lines name them by their paths.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from roundoff.forms.flow.values import Ref
+
+_PROGRAM = "_roundoff_flow"
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """True where somebody looks on."""
+    return any(vars(module).get(hooks) for hooks in _HOOKS)
+
+
+def class_name(module: nn.Module) -> str:
+    """The name of its class, which a class made from it has too."""
+    return f"{type(module).__module__}.{type(module).__qualname__}"
+
+
+def within(module: nn.Module) -> tuple[tuple[str, str], ...]:
+    """The modules within that nobody looks on: paths, and names of their classes."""
+    return tuple((path, class_name(m)) for path, m in module.named_modules() if path and not has_hooks(m))
+
+
+@dataclass(frozen=True)
+class Module:
+    """A module, by its path from the one whose forward it is."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """One step: ``kind`` is "input", "attribute", "module", "function", "method" or "output". ``done`` are the values that
+    nothing reads afterwards."""
+
+    out: int
+    kind: str
+    target: Any
+    args: tuple[Any, ...] = ()
+    kwargs: tuple[tuple[str, Any], ...] = ()
+    done: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Program:
+    """Lines, and for what they hold: ``given`` has each parameter of forward, its rank where it takes a tensor, else the
+    value, and the default; ``inner`` the path and the name of the class of each module within that nobody looked on."""
+
+    lines: tuple[Line, ...]
+    given: tuple[tuple[str, int | None, Any, Any], ...]
+    inner: tuple[tuple[str, str], ...]
+
+    def holds(self, module: nn.Module, arguments: dict[str, Any]) -> bool:
+        """True where the lines are for these arguments, and the modules within are those that were seen."""
+        for path, name in self.inner:
+            inner = module.get_submodule(path)
+            if class_name(inner) != name or has_hooks(inner):
+                return False
+        for name, rank, value, default in self.given:
+            x = arguments.get(name, default)
+            if rank is None:
+                if isinstance(x, Tensor) or (x is not value and x != value):
+                    return False
+            elif not isinstance(x, Tensor) or x.is_nested or x.dim() != rank:
+                return False
+        return all(name in [given[0] for given in self.given] for name in arguments)
+
+    def run(self, module: nn.Module, arguments: dict[str, Any]) -> Any:
+        """The result of the lines in ``module``."""
+        values: dict[int, Any] = {}
+
+        def get(x: Any) -> Any:
+            return values[x.number] if isinstance(x, Ref) else module.get_submodule(x.path)
+
+        for line in self.lines:
+            if line.kind == "input":
+                values[line.out] = arguments[line.target]
+                continue
+            if line.kind == "attribute":
+                path, _, name = line.target.rpartition(".")
+                values[line.out] = getattr(module.get_submodule(path), name)
+                continue
+            args, kwargs = tree_map_only((Ref, Module), get, (line.args, dict(line.kwargs)))
+            if line.kind == "output":
+                return args[0]
+            if line.kind == "method":
+                values[line.out] = getattr(args[0], line.target)(*args[1:], **kwargs)
+            else:
+                call = module.get_submodule(line.target) if line.kind == "module" else line.target
+                values[line.out] = call(*args, **kwargs)
+            for number in line.done:
+                del values[number]
+        raise AssertionError("a program ends with its output")
+
+
+def with_program(module: nn.Module, program: Program) -> None:
+    """Let ``module`` run ``program`` as its forward. It stays the same object."""
+    module.__class__ = _flowing(type(module))
+    vars(module)[_PROGRAM] = program
+
+
+def without_programs(model: nn.Module) -> None:
+    """Give each module of ``model`` its own forward again."""
+    for module in model.modules():
+        if vars(module).pop(_PROGRAM, None) is not None:
+            module.__class__ = type(module).__mro__[1]
+
+
+_CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
+
+
+def _flowing(base: type[nn.Module]) -> type[nn.Module]:
+    if base not in _CLASSES:
+        _CLASSES[base] = _made(base)
+    return _CLASSES[base]
+
+
+def _made(base: type[nn.Module]) -> type[nn.Module]:
+    original: Callable[..., Any] = base.forward
+
+    @functools.wraps(original)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        program: Program = vars(self)[_PROGRAM]
+        names = [given[0] for given in program.given]
+        arguments = dict(zip(names, args, strict=False)) | kwargs
+        if len(args) > len(names) or not program.holds(self, arguments):
+            return original(self, *args, **kwargs)
+        return program.run(self, arguments)
+
+    def reduce(self: nn.Module, protocol: Any) -> Any:
+        made = base.__reduce_ex__(self, max(int(protocol), 2))
+        if isinstance(made, tuple) and made[0] is copyreg.__newobj__:  # type: ignore[attr-defined]
+            return (_empty, (base,), *made[2:])
+        return made
+
+    own = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
+    return type(base.__name__, (base,), {"forward": forward, "__reduce_ex__": reduce, **own})
+
+
+def _empty(base: type[nn.Module]) -> nn.Module:
+    made = _flowing(base)
+    return made.__new__(made)
+
+
+def freed(lines: list[Line]) -> tuple[Line, ...]:
+    """The lines, each with the values that it is the last to read."""
+    last: dict[int, int] = {}
+    for at, line in enumerate(lines):
+        last.setdefault(line.out, at)
+        for ref in tree_leaves((line.args, dict(line.kwargs))):
+            if isinstance(ref, Ref):
+                last[ref.number] = at
+    return tuple(
+        Line(line.out, line.kind, line.target, line.args, line.kwargs,
+             tuple(n for n, where in last.items() if where == at and line.kind not in ("input", "attribute")))
+        for at, line in enumerate(lines)
+    )  # fmt: skip

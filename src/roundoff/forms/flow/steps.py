@@ -1,0 +1,73 @@
+"""What a program calls besides the network's own functions: the layers as they run on what is held."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from roundoff.forms.apply import CONV, blocks, every
+from roundoff.forms.flow.values import inverse
+
+
+def moved(x: Tensor, order: tuple[int, ...], dense: bool) -> Tensor:
+    """``x`` with its axes in another order, contiguous where the network's own was."""
+    y = x.permute(order)
+    return y.contiguous() if dense else y
+
+
+def aligned(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """A weight that broadcasts against values held in the order ``axes``: a view."""
+    return x.reshape(*[1] * (len(axes) - x.dim()), *x.shape).permute(inverse(axes))
+
+
+def convolved(layer: Any, x: Tensor) -> Tensor:
+    """A linear layer in the form of a 1x1 convolution, on what is held with its channels at axis 1."""
+    return CONV[x.dim() - 2](x, layer.viewed(), layer.bias)
+
+
+def joined(layer: Any, x: Tensor) -> Tensor:
+    """A 1x1 convolution in the form of a linear layer, on what is held with its channels last."""
+    stride = layer.stride
+    if any(s > 1 for s in stride):
+        x = every(x.movedim(-1, 1), stride).movedim(1, -1)
+    return blocks(x, layer.viewed(), layer.bias, layer.groups)
+
+
+def layer_normed(norm: nn.LayerNorm, x: Tensor, axis: int) -> Tensor:
+    """Layer norm over one axis, wherever it is held; in float32 where ``x`` is shorter, as the kernel does."""
+    if torch.is_autocast_enabled(x.device.type):  # whose dtypes only the module itself knows
+        moved: Tensor = norm(x.movedim(axis, -1))
+        return moved.movedim(-1, axis)
+    short = x.dtype in (torch.bfloat16, torch.float16)
+    wide = x.float() if short else x
+    variance, mean = torch.var_mean(wide, axis, correction=0, keepdim=True)
+    y = (wide - mean) * torch.rsqrt(variance + norm.eps)
+    shape = [1] * x.dim()
+    shape[axis] = -1
+    if norm.weight is not None:
+        y = y * norm.weight.reshape(shape)
+    if norm.bias is not None:
+        y = y + norm.bias.reshape(shape)
+    return y.to(x.dtype) if short else y
+
+
+def batch_normed(norm: nn.Module, x: Tensor, dims: int) -> Tensor:
+    """Batch norm of what is held with its channels last: every position is a sample, as for the statistics it is."""
+    y: Tensor = norm(x.reshape(-1, x.shape[-1], *[1] * dims))
+    return y.reshape(x.shape)
+
+
+def dropped(layer: nn.Dropout, x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Dropout with the draws that the network makes: in the order of its own axes."""
+    if not layer.training or layer.p == 0:
+        return x
+    ones = torch.ones([x.shape[a] for a in axes], dtype=x.dtype, device=x.device)
+    return x * F.dropout(ones, layer.p, True).permute(inverse(axes))
+
+
+def shape_of(x: Tensor, axes: tuple[int, ...]) -> torch.Size:
+    """The shape as the network has it."""
+    return torch.Size([x.shape[a] for a in axes])
