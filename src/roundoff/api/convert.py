@@ -69,7 +69,9 @@ def convert(
     if exact and to != "dense":
         raise RoundoffError(f"exact=True is for to='dense', but to={to!r} was given. Leave it out.")
     if layout != "keep" and to in ("dense", "fastest"):
-        raise RoundoffError(f"layout={layout!r} is for to='conv' and to='linear', but to={to!r} was given. Leave it out.")
+        raise RoundoffError(
+            f"layout={layout!r} is for to='conv' and to='linear', but to={to!r} was given. Leave it out."
+        )
     if to == "dense":
         return to_dense(model, given, keywords, exact, progress)
     if to == "fastest":
