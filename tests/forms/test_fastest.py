@@ -137,6 +137,15 @@ class TestWhole:
         done.model.load_state_dict(state)
         assert all(torch.equal(v, net.state_dict()[k]) for k, v in done.state_dict_from(state).items())
 
+    def test_a_gain_that_does_not_last(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        clock = Clock()
+        clock.costs(monkeypatch, nn.Linear, 10)
+        found = fastest(nn.Sequential(nn.Linear(6, 8)), (torch.randn(4, 6),), {}, lambda *a: None, clock=clock)
+        assert found.winner is not None and found.confirmed().winner is found.winner
+        clock.costs(monkeypatch, type(found.winner.model[0]), 10)
+        lost = found.confirmed()
+        assert lost.winner is None and lost.fastest.name == "" and lost.fastest.decision.gain == 1
+
     def test_without_a_gain_the_original_stays(self, monkeypatch: pytest.MonkeyPatch) -> None:
         clock = Clock()
         for kind in (nn.Linear, Product, PointwiseConv1d):

@@ -39,9 +39,14 @@ def to_fastest(
     for compared in (comparison, second):
         if compared is not None and winner is not None and compared.verdict == Verdict.DIFFERENT:
             raise NotSame(f"The fastest network ({winner.name}) is not the same.\n{compared}")
-    converted = () if winner is None else winner.converted
-    changes, maps = (0, {}) if winner is None else (winner.changes, winner.maps)
-    given = (converted, found.declined, changes, maps, found.shapes, comparison, second)
+    found = found.confirmed()  # after the comparisons, which take a while: a load that comes and goes is not a gain
+    if found.winner is None:
+        if winner is not None:
+            new, comparison, second = model, compare(model, model, args, kwargs, progress=progress), None
+        given: tuple[Any, ...] = ((), found.declined, 0, {}, found.shapes, comparison, second)
+    else:
+        won = found.winner
+        given = (won.converted, found.declined, won.changes, won.maps, found.shapes, comparison, second)
     return Conversion("fastest", new, *given, fastest=found.fastest)
 
 

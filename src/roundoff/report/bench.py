@@ -89,7 +89,7 @@ def bench_page(found: Fastest) -> list[RenderableType]:
         )  # fmt: skip
     whole = _table("whole network", "original, ms", "this, ms", "gain")
     for r in (*found.races, *([found.decision] if found.decision is not None else [])):
-        name = r.name if r is not found.decision else f"{r.name}, once more"
+        name = r.name if r.high == float("inf") else f"{r.name}, once more"
         before, after = r.seconds
         whole.add_row(name, f"{1e3 * before:.3f}", f"{1e3 * after:.3f}", str(r))
     style = "bold green" if found.name else "bold"

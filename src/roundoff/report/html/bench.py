@@ -66,7 +66,7 @@ def races_plot(found: Fastest) -> Markup | None:
             axes.plot([r.low, r.high], [y, y], color=plots._B, linewidth=2)
         axes.plot([r.gain], [y], "s", color=plots._B, markersize=6)
     axes.axvline(1, color=plots._A, linewidth=1.4, linestyle="--")
-    _finish(axes, [*(r.name for r in found.races), f"{races[-1].name}, once more"])
+    _finish(axes, [r.name if r.high == float("inf") else f"{r.name}, once more" for r in races])
     axes.set_xlabel("times as fast as the original")
     told = "; ".join(f"{r.name}: {r.gain:.2f}" for r in races)
     return plots._svg(figure, "races", "The whole network", told)
