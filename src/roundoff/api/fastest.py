@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -47,7 +48,7 @@ def to_fastest(
     else:
         won = found.winner
         given = (won.converted, found.declined, won.changes, won.maps, found.shapes, comparison, second)
-    return Conversion("fastest", new, *given, fastest=found.fastest)
+    return replace(Conversion("fastest", new, *given), fastest=found.fastest)
 
 
 def _silent(done: int, total: int, what: str) -> None:
