@@ -73,7 +73,7 @@ def _check_request(model: Any, to: str, layout: str) -> None:
 
 def _flowing(done: Conversion, permutes: dict[str, int], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Conversion:
     """The conversion with its layers in one layout where that can be. ``permutes``: the moves of an axis by each layer."""
-    flowed = flow(done.model, args, kwargs)
+    flowed = flow(done.model, args, kwargs, frozenset(name for name, moves in permutes.items() if moves))
     left = done.permutes_left - sum(permutes.get(name, 0) for name in flowed.inside) + flowed.permutes
     return replace(done, declined=done.declined + flowed.declined, permutes_left=left)
 

@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten, tree_leaves
 
 from roundoff.errors import RoundoffError
 from roundoff.forms.calls.mode import has_calls
 from roundoff.forms.flow.program import has_hooks
 from roundoff.forms.layers import Rewritten
+from roundoff.tape.trace import random_state, set_random_state
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,35 @@ def capture(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     for node in graph.nodes:
         if _writes(node, module) and any(user > node for x in node.all_input_nodes for user in x.users if user != node):
             raise RoundoffError(f"{node.target} writes into a tensor that is used afterwards")
-    _Shapes(module, graph).run(*given.values())
+    _check(module, graph, given)
     ranks = tuple(
         (n, x.dim(), None, parameters[n].default) if isinstance(x, Tensor) else (n, None, x, parameters[n].default)
         for n, x in given.items()
     )
     return Captured(graph, ranks)
+
+
+def _check(module: nn.Module, graph: fx.Graph, given: dict[str, Any]) -> None:
+    """Run the graph and the forward, from equal random states. Raises RoundoffError where they differ."""
+    randomness = random_state()
+    try:
+        with torch.no_grad():
+            want = module(**given)
+            set_random_state(randomness)
+            got = _Shapes(module, graph).run(*given.values())
+    finally:
+        set_random_state(randomness)
+    (a, structure), (b, other) = tree_flatten(want), tree_flatten(got)
+    if structure != other or type(want) is not type(got):
+        raise RoundoffError(f"its output is a {type(want).__name__}, which torch.fx does not keep")
+    if not all(_same(x, y) for x, y in zip(a, b, strict=True)):
+        raise RoundoffError("its graph gives other values than its forward")
+
+
+def _same(x: Any, y: Any) -> bool:
+    if not isinstance(x, Tensor) or not isinstance(y, Tensor):
+        return bool(x == y)
+    return x.shape == y.shape and x.dtype == y.dtype and bool(((x == y) | ((x != x) & (y != y))).all())
 
 
 def _traced(module: nn.Module, fixed: dict[str, Any]) -> fx.Graph:

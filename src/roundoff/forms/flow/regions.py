@@ -40,10 +40,10 @@ class Flowed:
     declined: tuple[Declined, ...]
 
 
-def flow(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Flowed:
+def flow(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], moving: frozenset[str]) -> Flowed:
     """Let the modules of ``model`` that can be captured run in one layout, in place.
 
-    ``model`` holds rewritten layers; ``args`` and ``kwargs`` show the shapes. The model runs as before on what has other
+    ``model`` holds rewritten layers, of which ``moving`` move an axis; ``args`` and ``kwargs`` show the shapes. The model runs as before on what has other
     ranks.
     """
     copy = deepcopy(model)
@@ -83,8 +83,7 @@ def flow(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Flo
             visit(f"{name}.{child}".lstrip("."), inner)
 
     visit("", copy)
-    left = [name for name, m in modules.items() if isinstance(m, Rewritten) and name not in inside]
-    told = [d for d in declined if any(_under(name, [d.module]) for name in left)]
+    told = [d for d in declined if any(_under(name, [d.module]) for name in moving - inside)]
     return Flowed(tuple(regions), sum(regions.values()), frozenset(inside), tuple(told))
 
 

@@ -37,20 +37,24 @@ def joined(layer: Any, x: Tensor) -> Tensor:
 
 
 def layer_normed(norm: nn.LayerNorm, x: Tensor, axis: int) -> Tensor:
-    """Layer norm over one axis, wherever it is held; in float32 where ``x`` is shorter, as the kernel does."""
-    if torch.is_autocast_enabled(x.device.type):  # whose dtypes only the module itself knows
-        moved: Tensor = norm(x.movedim(axis, -1))
-        return moved.movedim(-1, axis)
+    """Layer norm over one axis, wherever it is held."""
+    return layer_norm(x, axis, norm.weight, norm.bias, norm.eps)
+
+
+def layer_norm(x: Tensor, axis: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """Layer norm over one axis; in float32 where ``x`` is shorter, as the kernel does."""
+    if torch.is_autocast_enabled(x.device.type):  # whose dtypes only the function itself knows
+        return F.layer_norm(x.movedim(axis, -1), [x.shape[axis]], weight, bias, eps).movedim(-1, axis)
     short = x.dtype in (torch.bfloat16, torch.float16)
     wide = x.float() if short else x
     variance, mean = torch.var_mean(wide, axis, correction=0, keepdim=True)
-    y = (wide - mean) * torch.rsqrt(variance + norm.eps)
+    y = (wide - mean) * torch.rsqrt(variance + eps)
     shape = [1] * x.dim()
     shape[axis] = -1
-    if norm.weight is not None:
-        y = y * norm.weight.reshape(shape)
-    if norm.bias is not None:
-        y = y + norm.bias.reshape(shape)
+    if weight is not None:
+        y = y * weight.reshape(shape)
+    if bias is not None:
+        y = y + bias.reshape(shape)
     return y.to(x.dtype) if short else y
 
 
