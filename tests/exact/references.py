@@ -224,6 +224,6 @@ def function(name: str, x: Array, form: str) -> tuple[Array, int]:
             value = SURE[name](mpmath.mpf(float(x[i])))
             sign, digits, exponent, _ = value._mpf_
             out[i] = nearest(-int(digits) if sign else int(digits), int(exponent), form)
-    zero = y == 0
-    out[zero] = y[zero].astype(np.float64)
+    clear = (y == 0) | np.isinf(y)
+    out[clear] = y[clear].astype(np.float64)
     return out, int(open_.sum())

@@ -25,6 +25,44 @@ def tied():
     embed, out = nn.Embedding(10, 4), nn.Linear(4, 10)
     out.weight = embed.weight
     return nn.Sequential(embed, out)
+
+
+class ByClass(nn.Module):
+    "Decides by the class of its layer, so that no rewriting of that can be right."
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.fc(x) + (0 if isinstance(self.fc, nn.Linear) else 1)
+
+
+class Wavers(nn.Module):
+    "Is not the same function twice."
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.calls = nn.Linear(8, 8), iter(range(10**6))
+
+    def forward(self, x):
+        return self.fc(x) * (1 + 0.001 * next(self.calls))
+
+    def __deepcopy__(self, memo):
+        new = Wavers()
+        new.load_state_dict(self.state_dict())
+        return new
+
+
+class Looks(nn.Module):
+    "Decides by values, which no program of torch.export can."
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.fc(x) if x.sum() < 1e9 else x
 """
 
 
@@ -83,3 +121,30 @@ def test_bad_input(args: list[str], text: str, tmp_path: Path, monkeypatch: pyte
     done = run("net.py:net", *args, "--args", "float32[2,1,8,8]", folder=tmp_path, monkeypatch=monkeypatch)
     assert done.exit_code == 2 and text in done.output
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ".py" and path.is_file()] == []
+
+
+@pytest.mark.parametrize(("name", "code", "text"), [("ByClass", 1, "not the same"), ("Wavers", 3, "undecided")])
+def test_exit_codes(name: str, code: int, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    args = (f"net.py:{name}", "--to", "conv", "--args", "float32[2,3,8]", "-o", "w.safetensors")
+    done = run(*args, folder=tmp_path, monkeypatch=monkeypatch)
+    assert done.exit_code == code and text in done.output, done.output
+    assert (tmp_path / "w.safetensors").exists() == (code == 3)
+
+
+def test_what_goes_wrong_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    common = ("--to", "conv", "--args", "float32[2,1,8,8]")
+    done = run("net.py:net", *common, "-o", "w.safetensors", folder=tmp_path, monkeypatch=monkeypatch)
+    assert done.exit_code == 0, done.output
+    again = ("net.py:net", *common, "--weights", "w.safetensors", "-o", "v.safetensors")
+    done = run(*again, folder=tmp_path, monkeypatch=monkeypatch)  # the weights of the other form
+    said = " ".join(done.output.split())
+    assert done.exit_code == 2 and "3.weight" in said and "(5, 4, 6, 6) in the file" in said, said
+    looks = ("net.py:Looks", "--to", "conv", "--args", "float32[2,3,8]", "-o", "w.pt2")
+    done = run(*looks, folder=tmp_path, monkeypatch=monkeypatch)
+    said = " ".join(done.output.split())
+    assert done.exit_code == 2 and "Cannot write w.pt2" in said and ".safetensors file holds the weights" in said, said
+    (tmp_path / "folder.pt2").mkdir()
+    done = run("net.py:net", *common, "-o", "folder.pt2", folder=tmp_path, monkeypatch=monkeypatch)
+    assert done.exit_code == 2 and "folder.pt2" in done.output and "folder" in done.output, done.output
+    names = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert names == {"net.py", "w.safetensors"}  # nothing is left half written

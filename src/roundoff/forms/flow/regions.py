@@ -43,8 +43,8 @@ class Flowed:
 def flow(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], moving: frozenset[str]) -> Flowed:
     """Let the modules of ``model`` that can be captured run in one layout, in place.
 
-    ``model`` holds rewritten layers, of which ``moving`` move an axis; ``args`` and ``kwargs`` show the shapes. The model runs as before on what has other
-    ranks.
+    ``model`` holds rewritten layers, of which ``moving`` move an axis; ``args`` and ``kwargs`` show the shapes. The model
+    runs as before on what has other ranks.
     """
     copy = deepcopy(model)
     modules = dict(copy.named_modules())
