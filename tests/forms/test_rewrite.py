@@ -223,6 +223,37 @@ def test_training_continues() -> None:
     assert float((curves[0] - curves[1]).abs().max()) < 1e-9
 
 
+def trained(model: nn.Module, like: nn.Module, y: Tensor) -> Any:
+    """Five steps of gradient descent: the losses, and the parameters in the shapes of ``like``."""
+    shapes = [p.shape for p in like.parameters()]
+
+    def run(x: Tensor) -> Any:
+        parameters, losses = {n: p.detach().requires_grad_() for n, p in model.named_parameters()}, []
+        for _ in range(5):
+            loss = F.cross_entropy(torch.func.functional_call(model, parameters, (x,)), y)
+            gradients = torch.autograd.grad(loss, list(parameters.values()))
+            moved = zip(parameters.items(), gradients, strict=True)
+            parameters = {n: (p - 0.1 * g).detach().requires_grad_() for (n, p), g in moved}
+            losses.append(loss.detach())
+        return torch.stack(losses), [p.detach().reshape(s) for p, s in zip(parameters.values(), shapes, strict=True)]
+
+    return run
+
+
+@pytest.mark.parametrize("to", ["conv", "linear"])
+@pytest.mark.parametrize("layout", ["keep", "flow"])
+def test_training_is_the_same_function(to: str, layout: str) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 3, 5), nn.Tanh(), nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(64, 8), nn.Tanh())
+    net.append(nn.Linear(8, 5))
+    x, y = torch.rand(4, 1, 8, 8), torch.randint(0, 5, (4,))
+    other = rewrite(net, (x,), {}, to, layout).model
+    c = roundoff.compare(trained(net, net, y), trained(other, net, y), x)
+    assert c, c.reason
+    with torch.no_grad():
+        next(other.parameters())[0] *= 1 + 1e-3
+    assert roundoff.compare(trained(net, net, y), trained(other, net, y), x).verdict == "different"
+
+
 def test_the_result_exports() -> None:
     net, x = LeNet().eval(), torch.rand(2, 1, 20, 20)
     model = rewrite(net, (x,), {}, "conv").model
