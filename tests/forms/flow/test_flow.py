@@ -153,6 +153,7 @@ class Decides(nn.Module):
 
     def __init__(self, how: str) -> None:
         super().__init__()
+        self.count, self.kept = 0, []
         self.how, self.block, self.head = how, FeedForward(), nn.Linear(8, 8)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -161,6 +162,13 @@ class Decides(nn.Module):
             return x
         if self.how == "training":
             x = F.dropout(x, 0.1, self.training)
+        if self.how == "gradients":
+            with torch.no_grad():
+                x = x * 2
+        if self.how == "counts":
+            self.count = self.count + 1
+        if self.how == "keeps":
+            self.kept.append(x)
         if self.how == "writes":
             y = x.relu_()
             x = x + y
@@ -169,7 +177,14 @@ class Decides(nn.Module):
 
 @pytest.mark.parametrize(
     ("how", "why"),
-    [("values", "torch.fx cannot trace it"), ("training", "training flag"), ("writes", "relu_ writes into a tensor")],
+    [
+        ("values", "torch.fx cannot trace it"),
+        ("training", "training flag"),
+        ("gradients", "switches gradients or autocast"),
+        ("counts", "changes what the module holds"),
+        ("keeps", "changes what the module holds"),
+        ("writes", "relu_ writes into a tensor"),
+    ],
 )
 def test_what_cannot_be_captured(how: str, why: str) -> None:
     net, x = Decides(how).eval(), torch.randn(2, 5, 8)

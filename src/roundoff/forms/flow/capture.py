@@ -41,7 +41,32 @@ class Captured:
     given: tuple[tuple[str, int | None, Any, Any], ...]
 
 
+def _modes() -> tuple[object, ...]:
+    devices = ("cpu", "cuda")
+    return (torch.is_grad_enabled(), *(torch.is_autocast_enabled(d) and torch.get_autocast_dtype(d) for d in devices))
+
+
+def _state(module: nn.Module) -> list[tuple[str, object, int]]:
+    """What the modules hold, by identity, and how much of it; kept alive, so that nothing else gets the identity of one."""
+    held = [vars(m) | m._parameters | m._buffers for m in module.modules()]
+    return [
+        (name, x, len(x) if isinstance(x, (list, dict, set)) else 0)
+        for those in held
+        for name, x in those.items()
+        if name != "training"
+    ]
+
+
 class _Tracer(fx.Tracer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.modes = _modes()
+
+    def create_proxy(self, *args: Any, **kwargs: Any) -> Any:
+        if _modes() != self.modes:  # the graph would not have it
+            raise RoundoffError("its forward switches gradients or autocast")
+        return super().create_proxy(*args, **kwargs)
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, Rewritten) or has_calls(m) or has_hooks(m) or super().is_leaf_module(
             m, module_qualified_name
@@ -90,14 +115,23 @@ def _check(module: nn.Module, graph: fx.Graph, given: dict[str, Any]) -> None:
         with torch.no_grad():
             want = module(**given)
             set_random_state(randomness)
-            got = _Shapes(module, graph).run(*given.values())
+            got = _plain(_Shapes(module, graph).run(*given.values()))
     finally:
         set_random_state(randomness)
     (a, structure), (b, other) = tree_flatten(want), tree_flatten(got)
-    if structure != other or type(want) is not type(got):
+    if structure != other:
         raise RoundoffError(f"its output is a {type(want).__name__}, which torch.fx does not keep")
     if not all(_same(x, y) for x, y in zip(a, b, strict=True)):
         raise RoundoffError("its graph gives other values than its forward")
+
+
+def _plain(x: Any) -> Any:
+    """The output of a graph, whose lists and dictionaries are of torch.fx's own types."""
+    if isinstance(x, dict):
+        return {key: _plain(y) for key, y in x.items()}
+    if isinstance(x, list):
+        return [_plain(y) for y in x]
+    return tuple(map(_plain, x)) if type(x) is tuple else x
 
 
 def _same(x: Any, y: Any) -> bool:
@@ -107,11 +141,19 @@ def _same(x: Any, y: Any) -> bool:
 
 
 def _traced(module: nn.Module, fixed: dict[str, Any]) -> fx.Graph:
+    before = _state(module)
     try:
         graph = _Tracer().trace(module, fixed)
+    except RoundoffError:
+        raise
     except Exception as error:  # whatever the user's forward raises on stand-ins
         said = (str(error).splitlines() or [""])[0]
         raise RoundoffError(f"torch.fx cannot trace it: {type(error).__name__}: {said}") from error
+    after = _state(module)
+    if len(before) != len(after) or any(
+        a[::2] != b[::2] or a[1] is not b[1] for a, b in zip(before, after, strict=True)
+    ):
+        raise RoundoffError("its forward changes what the module holds")
     # that the other arguments are as they were given is asked by Program.holds
     for node in list(graph.nodes)[::-1]:
         asserts = "_assert" in getattr(node.target, "__name__", "")

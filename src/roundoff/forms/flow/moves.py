@@ -31,6 +31,7 @@ def moves(push: Push, node: fx.Node) -> Value | None:
         return None
     rank, rest = len(x.axes), _axes_given(node)
     if name == "getattr" and rest in (["T"], ["mT"], ["H"], ["mH"]):
+        push.own += 1
         return push.made(node, x.ref, then(x.axes, (*range(rank - 2), *range(rank - 2, rank)[::-1])))
     if name in ("size", "dim", "getattr"):
         return _asked(push, node, name, x, rest)
@@ -41,6 +42,7 @@ def moves(push: Push, node: fx.Node) -> Value | None:
     order = torch.empty([1] * rank, device="meta")
     tags = order.as_strided([1] * rank, list(range(rank)))  # the strides tell the axes apart
     asked: torch.Tensor = getattr(tags, str(name))(*node.args[1:], **node.kwargs)
+    push.own += 1
     return push.made(node, x.ref, then(x.axes, tuple(asked.stride())))
 
 

@@ -34,6 +34,7 @@ class Push:
     lines: list[Line] = field(default_factory=list)
     values: dict[fx.Node, Value] = field(default_factory=dict)
     permutes: int = 0
+    own: int = 0  # moves of axes that the network makes itself
     _moved: dict[tuple[int, Axes, bool], Ref] = field(default_factory=dict)
 
     def line(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> Ref:
@@ -115,8 +116,9 @@ def _is_shape(args: Any) -> bool:
     return bool(args) and not isinstance(args[0], torch.dtype)
 
 
-def push(module: nn.Module, captured: Captured, rules: Sequence[FlowRule]) -> tuple[Program, int]:
-    """The program with the fewest moves of what is held, of the ways to choose where two orders meet; the moves."""
+def push(module: nn.Module, captured: Captured, rules: Sequence[FlowRule]) -> tuple[Program, int, int]:
+    """The program with the fewest moves of what is held, of the ways to choose where two orders meet; these moves, and
+    those of the network itself."""
     made, inner = [], within(module)
     tensors = {name for name, rank, *_ in captured.given if rank is not None}
     for keep, early in product((True, False), (False, True)):
@@ -130,5 +132,5 @@ def push(module: nn.Module, captured: Captured, rules: Sequence[FlowRule]) -> tu
             found = (value for rule in rules if (value := rule(work, node)) is not None)
             value = next(found, None)
             work.values[node] = work.opaque(node) if value is None else value
-        made.append((Program(freed(work.lines), captured.given, inner), work.permutes))
+        made.append((Program(freed(work.lines), captured.given, inner), work.permutes, work.own))
     return min(made, key=lambda each: each[1])

@@ -66,13 +66,13 @@ def flow(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], moving
             if "forward" in vars(module):
                 raise RoundoffError("its forward was replaced")
             given, named = calls[name][0]
-            program, permutes = push(module, capture(module, given, named), RULES)
+            program, permutes, own = push(module, capture(module, given, named), RULES)
         except RoundoffError as error:
             declined.append(Declined(name, type(module).__name__, f"layout='keep' here, for {error}"))
             return _within(name, module)
-        layers_run = set(_run_on_held(program))
-        if not layers_run:
-            return None  # nothing to gain
+        layers_run = list(_run_on_held(program))
+        if permutes >= own + 2 * len(layers_run):
+            return None  # nothing to gain: each of these layers moves an axis there and back
         with_program(dict(model.named_modules())[name], program)
         regions[name] = permutes
         inside.update(f"{name}.{path}".lstrip(".") for path in layers_run)
