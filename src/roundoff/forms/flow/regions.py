@@ -71,7 +71,7 @@ def flow(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], moving
             declined.append(Declined(name, type(module).__name__, f"layout='keep' here, for {error}"))
             return _within(name, module)
         layers_run = list(_run_on_held(program))
-        if permutes >= own + 2 * len(layers_run):
+        if not layers_run or permutes >= own + 2 * len(layers_run):
             return None  # nothing to gain: each of these layers moves an axis there and back
         with_program(dict(model.named_modules())[name], program)
         regions[name] = permutes
