@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import warnings
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
@@ -263,3 +264,17 @@ def test_records_can_be_sent_elsewhere() -> None:
     c = different()
     for thing in (*c.outputs, *c.findings, c.verdict):
         assert pickle.loads(pickle.dumps(thing)) == thing
+
+
+def test_nested_tensors_on_the_way_can_be_explained() -> None:
+    """An encoder with a padding mask computes on nested tensors: what they brought in has no derivative."""
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    net = nn.TransformerEncoder(layer, 2).eval()
+    mask = torch.zeros(3, 5, dtype=torch.bool)
+    mask[0, 3:] = mask[2, 4:] = True
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch says that nested tensors are a prototype
+        c = roundoff.compare(net, net, torch.randn(3, 5, 16), {"src_key_padding_mask": mask})
+        e = c.explain()
+    assert c.verdict == "identical" and e.difference == 0
+    assert any("to_padded_tensor" in row.op for row in e.ledger)

@@ -159,8 +159,11 @@ class Keeper:
         rule = executed.rule
         old = {p.storage for x in step.overwritten if (p := self.place(x)) is not None}
         self._seen = {}
-        args = tuple(map_operands(lambda x: self._operand(x, executed), a) for a in step.args)
-        kwargs = {k: map_operands(lambda x: self._operand(x, executed), v) for k, v in step.kwargs.items()}
+        args: tuple[Any, ...] = ()  # of nested tensors nothing is kept, so what they brought in is booked as the bend
+        kwargs: dict[str, Any] = {}
+        if all(self.place(x) is not None for x in operands((step.args, step.kwargs))):
+            args = tuple(map_operands(lambda x: self._operand(x, executed), a) for a in step.args)
+            kwargs = {k: map_operands(lambda x: self._operand(x, executed), v) for k, v in step.kwargs.items()}
         natives = tuple(x.clone() for x in executed.outs) if rule is not None and rule.wide is not None else ()
         made = frozenset(p.storage for p in places if p is not None and p.storage not in old)
         self._new += sum(_size(x) for x in natives)
