@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -27,18 +28,52 @@ PART = 512  # terms that are added by one product: an addition passes through fe
 PAIRS = 1 << 17  # products that are written out at once for elements that are left
 
 
+@dataclass
+class Left:
+    """Elements that the bound leaves open, with their terms: they are added up together, many at a time."""
+
+    held: list[tuple[Tensor, Tensor, Tensor, Tensor]] = field(default_factory=list)
+    size: int = 0
+
+    def keep(self, out: Tensor, m: Tensor, n: Tensor, terms: Tensor) -> None:
+        """``out[m, n]`` are to be the sums of the rows of ``terms``, of as many as in every other call."""
+        self.held.append((out, m, n, terms))
+        self.size += terms.numel()
+        if self.size > PAIRS:
+            self.settle()
+
+    def settle(self) -> None:
+        """Adds up what is kept."""
+        if self.held:
+            sums = add_terms(torch.cat([terms for *_, terms in self.held]), self.held[0][0].dtype)
+            for (out, m, n, _), some in zip(self.held, sums.split([len(t) for *_, t in self.held]), strict=True):
+                out[m, n] = some
+        self.held, self.size = [], 0
+
+
 def products(left: Tensor, right: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
     """Σ_k left[b, m, k] right[b, k, n] + bias[b, m, n], each rounded once to ``dtype``: [B, M, N].
 
-    The operands are of float32, bfloat16 or float16; ``bias`` broadcasts to the result.
+    The operands are of float32, bfloat16 or float16, or hold such numbers in float64; ``bias`` broadcasts to the result.
+    """
+    out = torch.empty((*left.shape[:2], right.shape[2]), dtype=dtype, device=left.device)
+    if out.numel():
+        todo = Left()
+        products_into(left, right, bias, out, todo)
+        todo.settle()
+    return out
+
+
+def products_into(left: Tensor, right: Tensor, bias: Tensor | None, out: Tensor, todo: Left,
+                  right_norms: Tensor | None = None) -> None:  # fmt: skip
+    """:func:`products` into a contiguous [B, M, N]; what the bound leaves open is kept in ``todo``.
+
+    ``right_norms`` [B, N] are the norms of the columns of ``right``, rounded as float64 sums of as many squares are.
     """
     batch, rows, terms = left.shape
     columns = right.shape[2]
-    out = torch.empty((batch, rows, columns), dtype=dtype, device=left.device)
     if bias is not None:
         bias = bias.expand(batch, rows, columns)
-    if not out.numel():
-        return out
     one = terms * (rows + columns) + rows * columns
     if batch > 1 and one <= SMALL:
         step = SMALL // max(1, one)
@@ -46,19 +81,19 @@ def products(left: Tensor, right: Tensor, bias: Tensor | None, dtype: torch.dtyp
             part = slice(b, b + step)
             added = None if bias is None else bias[part]
             w = right[part].to(torch.float64)
-            _block(left[part], w, _norms(w, 1), added, out[part])
-        return out
+            norms = _norms(w, 1) if right_norms is None else right_norms[part]
+            _block(left[part], w, norms, added, out[part], todo)
+        return
     step = max(64, BLOCK // (terms + columns))
     w = norms = left.new_empty(0)
     for b in range(batch):
         part = slice(b, b + 1)
         if b == 0 or right.stride(0):
             w = right[part].to(torch.float64)
-            norms = _norms(w, 1)
+            norms = _norms(w, 1) if right_norms is None else right_norms[part]
         for i in range(0, rows, step):
             added = None if bias is None else bias[part, i : i + step]
-            _block(left[part, i : i + step], w, norms, added, out[part, i : i + step])
-    return out
+            _block(left[part, i : i + step], w, norms, added, out[part, i : i + step], todo)
 
 
 def _norms(x: Tensor, dim: int) -> Tensor:
@@ -66,7 +101,7 @@ def _norms(x: Tensor, dim: int) -> Tensor:
     return torch.linalg.vector_norm(x, dim=dim) if x.shape[dim] else x.sum(dim)
 
 
-def _block(left: Tensor, w: Tensor, w_norm: Tensor, bias: Tensor | None, out: Tensor) -> None:
+def _block(left: Tensor, w: Tensor, w_norm: Tensor, bias: Tensor | None, out: Tensor, todo: Left) -> None:
     """[b, m, k] times float64 [b, k, n], whose columns have the norms ``w_norm`` [b, n]; rounded into ``out``."""
     batch, rows, terms = left.shape
     columns = w.shape[2]
@@ -79,18 +114,24 @@ def _block(left: Tensor, w: Tensor, w_norm: Tensor, bias: Tensor | None, out: Te
         y += added
         size = size + added.abs().amax((1, 2))[:, None]
     radius = (size * slack(depth)).reshape(-1, 1)
-    bad = ~radius.isfinite()
-    odd = bool(bad.any())
-    if odd:
-        radius = torch.where(bad, torch.inf, radius)
     flat, near = y.view(-1, columns), out.view(-1, columns)
-    at = _apart(flat, radius, near, odd)
-    if at is not None:
-        m, n = at // columns, at % columns
-        which = m // rows * columns + n
-        more = None if added is None else added.reshape(-1, columns)[m, n]
+    at = apart(flat, radius, near)
+    if at is None:
+        return
+    m, n = at // columns, at % columns
+    which = m // rows * columns + n
+    more = None if added is None else added.reshape(-1, columns)[m, n]
+    left_rows, values = x.reshape(batch * rows, terms), flat[m, n]
+    if len(at) * terms <= PAIRS and bool(values.isfinite().all()):
+        todo.keep(near, m, n, _terms(left_rows, w, m, which, more))
+    else:
         norms = x_norm.reshape(-1)[m] * w_norm.reshape(-1)[which]
-        near[m, n] = _decide(x.reshape(batch * rows, terms), w, m, which, flat[m, n], norms, more, out.dtype, depth)
+        near[m, n] = _decide(left_rows, w, m, which, values, norms, more, out.dtype, depth)
+
+
+def _terms(x: Tensor, w: Tensor, m: Tensor, n: Tensor, bias: Tensor | None) -> Tensor:
+    pairs = x[m] * _rows_of(w, n)
+    return pairs if bias is None else torch.cat([pairs, bias[:, None]], dim=1)
 
 
 def _product(x: Tensor, w: Tensor) -> tuple[Tensor, int]:
@@ -112,11 +153,15 @@ def _multiply(x: Tensor, w: Tensor, out: Tensor) -> None:
         torch.bmm(x, w, out=out)
 
 
-def _apart(y: Tensor, radius: Tensor, out: Tensor, odd: bool) -> Tensor | None:
+def apart(y: Tensor, radius: Tensor, out: Tensor) -> Tensor | None:
     """Rounds [m, n] float64 numbers into ``out``; the places, counted by rows, where y ± radius round differently.
 
-    With ``odd`` some radii are infinite: these rows count as a whole.
+    ``radius`` [m, 1]. A row whose radius is not finite counts as a whole.
     """
+    bad = ~radius.isfinite()
+    odd = bool(bad.any())
+    if odd:
+        radius = torch.where(bad, torch.inf, radius)
     rows, columns = y.shape
     step = max(1, TEST // columns)
     shape = (min(step, rows), columns)
@@ -162,10 +207,7 @@ def _decide(x: Tensor, w: Tensor, m: Tensor, n: Tensor, y: Tensor, norms: Tensor
     out = torch.where(y.isfinite(), high, narrow(torch.where(y.isnan(), torch.nan, y), dtype))
     todo = (~settled).nonzero()[:, 0]
     for at in todo.split(max(1, PAIRS // (terms + 1))):
-        pairs = x[m[at]] * _rows_of(w, n[at])
-        if bias is not None:
-            pairs = torch.cat([pairs, bias[at, None]], dim=1)
-        out[at] = add_terms(pairs, dtype)
+        out[at] = add_terms(_terms(x, w, m[at], n[at], None if bias is None else bias[at]), dtype)
     return out
 
 
