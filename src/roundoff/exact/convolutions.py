@@ -96,7 +96,6 @@ def _by_taps(padded: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequen
     added = None if bias is None else bias.to(torch.float64).reshape(groups, columns)
     if added is not None:
         size = size + added.abs()
-    radius = size * slack(len(taps) + 1)
     step = max(1, TAPS // max(1, columns * math.prod(out.shape[2:])))
     todo = Left()
     for n in range(len(padded)):
@@ -111,14 +110,15 @@ def _by_taps(padded: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequen
                 at = part[(..., *place)]  # type: ignore[index]
                 y.addcmul_(at[:, None], by[:, :, t].reshape(len(part), columns, *ones))
             near = out[n, g * columns : (g + step) * columns]
-            _finish(y, radius[n, some].reshape(-1, 1), part, by, more, near, todo)
+            _finish(y, size[n, some].reshape(-1), len(taps), part, by, more, near, todo)
     todo.settle()
 
 
-def _finish(y: Tensor, radius: Tensor, part: Tensor, w: Tensor, bias: Tensor | None, out: Tensor, todo: Left) -> None:
+def _finish(y: Tensor, size: Tensor, count: int, part: Tensor, w: Tensor, bias: Tensor | None, out: Tensor,
+            todo: Left) -> None:  # fmt: skip
     """Rounds what the bound decides, and keeps the rest with its terms."""
-    flat, near = y.view(len(radius), -1), out.view(len(radius), -1)
-    found = apart(flat, radius, near)
+    flat, near = y.view(len(size), -1), out.view(len(size), -1)
+    found = apart(flat, (size * slack(count + 1))[:, None], near)
     if found is None:
         return
     for at in found.split(1 << 13):
@@ -137,7 +137,7 @@ def _finish(y: Tensor, radius: Tensor, part: Tensor, w: Tensor, bias: Tensor | N
         terms = part[(channel, *index)].flatten(1) * w[channel, row % w.shape[1]]
         if bias is not None:
             terms = torch.cat([terms, bias[row, None]], dim=1)
-        todo.keep(near, row, place, terms)
+        todo.keep(near, row, place, terms, size[row])
 
 
 def _by_rows(view: Tensor, weight: Tensor, bias: Tensor | None, groups: int, out: Tensor) -> None:

@@ -12,14 +12,18 @@ these by exact addition.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from roundoff.exact.rounding import as_bits, lowest_bit, narrow, narrow_into, same, slack, to_odd, two_sum
 from roundoff.formats import U64
+
+Take = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]  # rows of the left, columns of the right operand
 
 BLOCK = 1 << 21  # float64 numbers that are alive at once for the rows of one block, 16 MB
 SMALL = 1 << 18  # the same for many small products at once: they fit the cache
@@ -32,23 +36,27 @@ PAIRS = 1 << 17  # products that are written out at once for elements that are l
 class Left:
     """Elements that the bound leaves open, with their terms: they are added up together, many at a time."""
 
-    held: list[tuple[Tensor, Tensor, Tensor, Tensor]] = field(default_factory=list)
-    size: int = 0
+    held: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = field(default_factory=list)
+    count: int = 0
 
-    def keep(self, out: Tensor, m: Tensor, n: Tensor, terms: Tensor) -> None:
-        """``out[m, n]`` are to be the sums of the rows of ``terms``, of as many as in every other call."""
-        self.held.append((out, m, n, terms))
-        self.size += terms.numel()
-        if self.size > PAIRS:
+    def keep(self, out: Tensor, m: Tensor, n: Tensor, terms: Tensor, size: Tensor) -> None:
+        """``out[m, n]`` are to be the sums of the rows of ``terms``, whose sizes add up to at most ``size``.
+
+        All calls give rows of one length.
+        """
+        self.held.append((out, m, n, terms, size))
+        self.count += terms.numel()
+        if self.count > PAIRS:
             self.settle()
 
     def settle(self) -> None:
         """Adds up what is kept."""
         if self.held:
-            sums = add_terms(torch.cat([terms for *_, terms in self.held]), self.held[0][0].dtype)
-            for (out, m, n, _), some in zip(self.held, sums.split([len(t) for *_, t in self.held]), strict=True):
+            terms, size = (torch.cat([entry[i] for entry in self.held]) for i in (3, 4))
+            sums = add_terms(terms, self.held[0][0].dtype, size).split([len(entry[1]) for entry in self.held])
+            for (out, m, n, *_), some in zip(self.held, sums, strict=True):
                 out[m, n] = some
-        self.held, self.size = [], 0
+        self.held, self.count = [], 0
 
 
 def products(left: Tensor, right: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -75,39 +83,23 @@ def products_into(left: Tensor, right: Tensor, bias: Tensor | None, out: Tensor,
     if bias is not None:
         bias = bias.expand(batch, rows, columns)
     one = terms * (rows + columns) + rows * columns
-    if batch > 1 and one <= SMALL:
-        step = SMALL // max(1, one)
-        for b in range(0, batch, step):
-            part = slice(b, b + step)
-            added = None if bias is None else bias[part]
-            w = right[part].to(torch.float64)
-            norms = _norms(w, 1) if right_norms is None else right_norms[part]
-            _block(left[part], w, norms, added, out[part], todo)
-        return
-    step = max(64, BLOCK // (terms + columns))
-    w = norms = left.new_empty(0)
-    for b in range(batch):
-        part = slice(b, b + 1)
-        if b == 0 or right.stride(0):
-            w = right[part].to(torch.float64)
-            norms = _norms(w, 1) if right_norms is None else right_norms[part]
+    together = SMALL // max(1, one) if batch > 1 and one <= SMALL else 1
+    step = rows if together > 1 else max(64, BLOCK // (min(terms, PART) + columns))
+    for b in range(0, batch, together):
+        some = slice(b, b + together)
         for i in range(0, rows, step):
-            added = None if bias is None else bias[part, i : i + step]
-            _block(left[part, i : i + step], w, norms, added, out[part, i : i + step], todo)
+            part = (some, slice(i, i + step))
+            norms = None if right_norms is None else right_norms[some]
+            _block(left[part], right[some], norms, None if bias is None else bias[part], out[part], todo)
 
 
-def _norms(x: Tensor, dim: int) -> Tensor:
-    """The norms over ``dim``, also over nothing."""
-    return torch.linalg.vector_norm(x, dim=dim) if x.shape[dim] else x.sum(dim)
-
-
-def _block(left: Tensor, w: Tensor, w_norm: Tensor, bias: Tensor | None, out: Tensor, todo: Left) -> None:
-    """[b, m, k] times float64 [b, k, n], whose columns have the norms ``w_norm`` [b, n]; rounded into ``out``."""
-    batch, rows, terms = left.shape
-    columns = w.shape[2]
-    x = left.to(torch.float64)
-    y, depth = _product(x, w)
-    x_norm = _norms(x, 2)
+def _block(left: Tensor, right: Tensor, right_norm: Tensor | None, bias: Tensor | None, out: Tensor,
+           todo: Left) -> None:  # fmt: skip
+    """[b, m, k] times [b, k, n], rounded into ``out``."""
+    _, rows, terms = left.shape
+    columns = right.shape[2]
+    y, x_norm, w_norm = _product(left, right, right_norm)
+    depth = min(terms, PART) + -(-terms // PART) + 1  # additions that a term passes through at most, a bias included
     size = x_norm * w_norm.amax(1, keepdim=True)
     added = None if bias is None else bias.to(torch.float64)
     if added is not None:
@@ -121,29 +113,74 @@ def _block(left: Tensor, w: Tensor, w_norm: Tensor, bias: Tensor | None, out: Te
     m, n = at // columns, at % columns
     which = m // rows * columns + n
     more = None if added is None else added.reshape(-1, columns)[m, n]
-    left_rows, values = x.reshape(batch * rows, terms), flat[m, n]
-    if len(at) * terms <= PAIRS and bool(values.isfinite().all()):
-        todo.keep(near, m, n, _terms(left_rows, w, m, which, more))
+    values, norms = flat[m, n], x_norm.reshape(-1)[m] * w_norm.reshape(-1)[which]
+    take = partial(_rows_of, left.transpose(1, 2)), partial(_rows_of, right)
+    if len(at) <= rows + columns and bool(values.isfinite().all()):
+        for some in torch.arange(len(at), device=at.device).split(max(1, PAIRS // max(1, terms))):
+            extra = None if more is None else more[some]
+            size = norms[some] if extra is None else norms[some] + extra.abs()
+            todo.keep(near, m[some], n[some], _terms(take, m[some], which[some], extra), size)
     else:
-        norms = x_norm.reshape(-1)[m] * w_norm.reshape(-1)[which]
-        near[m, n] = _decide(left_rows, w, m, which, values, norms, more, out.dtype, depth)
+        near[m, n] = _decide(take, terms, m, which, values, norms, more, out.dtype, depth)
 
 
-def _terms(x: Tensor, w: Tensor, m: Tensor, n: Tensor, bias: Tensor | None) -> Tensor:
-    pairs = x[m] * _rows_of(w, n)
+def _terms(take: Take, m: Tensor, n: Tensor, bias: Tensor | None) -> Tensor:
+    pairs = take[0](m) * take[1](n)
     return pairs if bias is None else torch.cat([pairs, bias[:, None]], dim=1)
 
 
-def _product(x: Tensor, w: Tensor) -> tuple[Tensor, int]:
-    """``x @ w``, and how many additions a term passes through at most, a bias included."""
-    batch, rows, terms = x.shape
-    y = x.new_empty((batch, rows, w.shape[2]))
-    _multiply(x[:, :, :PART], w[:, :PART], y)
-    more = torch.empty_like(y) if terms > PART else y
-    for k in range(PART, terms, PART):  # never into y itself: its kernel could go on from there
-        _multiply(x[:, :, k : k + PART], w[:, k : k + PART], more)
-        y += more
-    return y, min(terms, PART) + -(-terms // PART) + 1
+def _product(left: Tensor, right: Tensor, right_norm: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """``left @ right`` in float64, and the norms of the rows of ``left`` [b, m] and of the columns of ``right`` [b, n].
+
+    In parts, none of which goes on from the sums of the others, so that a term passes through few additions.
+    """
+    batch, rows, terms = left.shape
+    columns = right.shape[2]
+    y = scratch("y", (batch, rows, columns), left.device)
+    more = scratch("more", y.shape, left.device) if terms > PART else y
+    first, second = [], []
+    for k in range(0, max(1, terms), PART):
+        x, w = widened("x", left[:, :, k : k + PART]), widened("w", right[:, k : k + PART])
+        _multiply(x, w, more if k else y)
+        if k:
+            y += more
+        if terms:
+            first.append(torch.linalg.vector_norm(x, dim=2))
+        if terms and right_norm is None:
+            second.append(torch.linalg.vector_norm(w, dim=1))
+    if not terms:
+        return y, y.new_zeros((batch, rows)), y.new_zeros((batch, columns))
+    return y, _joined(first), _joined(second) if right_norm is None else right_norm
+
+
+_HELD = threading.local()
+
+
+def scratch(name: str, shape: Sequence[int], device: torch.device) -> Tensor:
+    """Float64 memory that each thread keeps for its next product, for fresh memory costs as much as filling it twice."""
+    count = math.prod(shape)
+    if device.type != "cpu" or count > BLOCK:
+        return torch.empty(tuple(shape), dtype=torch.float64, device=device)
+    held = getattr(_HELD, name, None)
+    if held is None or len(held) < count:
+        with torch.inference_mode(False):
+            held = torch.empty(count, dtype=torch.float64)
+        setattr(_HELD, name, held)
+    return held[:count].view(tuple(shape))
+
+
+def widened(name: str, x: Tensor) -> Tensor:
+    """``x`` [b, m, k] in float64, along the same dimension as it is; in memory that is kept."""
+    if x.dtype == torch.float64:
+        return x
+    if x.stride(1) < x.stride(2):
+        return scratch(name, x.transpose(1, 2).shape, x.device).transpose(1, 2).copy_(x)
+    return scratch(name, x.shape, x.device).copy_(x)
+
+
+def _joined(norms: list[Tensor]) -> Tensor:
+    """The norms of the whole from those of its parts."""
+    return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms), dim=0)
 
 
 def _multiply(x: Tensor, w: Tensor, out: Tensor) -> None:
@@ -177,28 +214,39 @@ def apart(y: Tensor, radius: Tensor, out: Tensor) -> Tensor | None:
         bits, other = as_bits(end), as_bits(high)
         if odd or not torch.equal(bits, other):
             differ = (bits != other) | by.isinf() if odd else bits != other
-            found.append(differ.reshape(-1).nonzero()[:, 0] + i * columns)
+            found.append(_places(differ.view(-1)) + i * columns)
     return torch.cat(found) if found else None
 
 
+def _places(differ: Tensor) -> Tensor:
+    """Where a flat tensor of booleans is True; eight at a time, for few are."""
+    if len(differ) % 8 or not len(differ):
+        return differ.nonzero()[:, 0]
+    words = differ.view(torch.int64).nonzero()
+    near = (words * 8 + torch.arange(8, device=differ.device)).view(-1)
+    return near[differ[near]]
+
+
 def _rows_of(w: Tensor, which: Tensor) -> Tensor:
-    """Columns of [b, k, n], counted over all b, as rows."""
-    return w.transpose(1, 2)[which // w.shape[2], which % w.shape[2]]
+    """Columns of [b, k, n], counted over all b, as rows in float64."""
+    if len(w) == 1:
+        return w[0].t().index_select(0, which).to(torch.float64)
+    rows = w.transpose(1, 2)[which // w.shape[2], which % w.shape[2]]
+    return rows.to(torch.float64)
 
 
-def _decide(x: Tensor, w: Tensor, m: Tensor, n: Tensor, y: Tensor, norms: Tensor, bias: Tensor | None,
+def _decide(take: Take, terms: int, m: Tensor, n: Tensor, y: Tensor, norms: Tensor, bias: Tensor | None,
             dtype: torch.dtype, depth: int) -> Tensor:  # fmt: skip
-    """The elements ``x[m] ·`` column n of w ``+ bias``, whose float64 values are ``y``, rounded once."""
+    """The sums of products of row m and column n, plus ``bias``, whose float64 values are ``y``, rounded once."""
     size = norms if bias is None else norms + bias.abs()
     radius = size * slack(depth)
-    terms = x.shape[1]
     rows, which_m = m.unique(return_inverse=True)
     columns, which_n = n.unique(return_inverse=True)
     if len(m) > 2 * (len(rows) + len(columns)):
         # A sum of multiples of one number g that stays below 2^53 g is exact, whatever the order: the common reason for
         # many values that are exactly half way. It is worth a look at the operands only where there are many.
-        step = _grid(lambda at: x[at], rows, terms)[which_m]
-        step = step * _grid(lambda at: _rows_of(w, at), columns, terms)[which_n]
+        step = _grid(take[0], rows, terms)[which_m]
+        step = step * _grid(take[1], columns, terms)[which_n]
         if bias is not None:
             step = torch.minimum(step, lowest_bit(bias))
         radius = torch.where(size * 1.01 <= step * 2.0**52, 0.0, radius)
@@ -207,7 +255,7 @@ def _decide(x: Tensor, w: Tensor, m: Tensor, n: Tensor, y: Tensor, norms: Tensor
     out = torch.where(y.isfinite(), high, narrow(torch.where(y.isnan(), torch.nan, y), dtype))
     todo = (~settled).nonzero()[:, 0]
     for at in todo.split(max(1, PAIRS // (terms + 1))):
-        out[at] = add_terms(_terms(x, w, m[at], n[at], None if bias is None else bias[at]), dtype)
+        out[at] = add_terms(_terms(take, m[at], n[at], None if bias is None else bias[at]), dtype, size[at])
     return out
 
 
@@ -217,25 +265,24 @@ def _grid(take: Callable[[Tensor], Tensor], rows: Tensor, terms: int) -> Tensor:
     return torch.cat(parts)
 
 
-def add_terms(terms: Tensor, dtype: torch.dtype) -> Tensor:
+def add_terms(terms: Tensor, dtype: torch.dtype, size: Tensor | None = None) -> Tensor:
     """The sums of the rows of a finite float64 tensor [u, k], k > 0, each rounded once to ``dtype``.
 
-    First in pairs, pairs of pairs and so on, which takes few additions for each term, so that the bound settles most.
+    ``size`` bounds the sum of the sizes of each row, but for a hundredth. First in pairs, pairs of pairs and so on,
+    which takes few additions for each term, so that the bound settles most.
     """
+    if size is None:
+        size = terms.abs().sum(dim=1)
     y, depth = terms, 0
-    total = terms.abs()
     while y.shape[1] > 1:
-        half = y.shape[1] // 2
-        odd = y.shape[1] % 2
-        last, last_size = y[:, 2 * half :], total[:, 2 * half :]
-        y, total = y[:, :half] + y[:, half : 2 * half], total[:, :half] + total[:, half : 2 * half]
+        half, odd = divmod(y.shape[1], 2)
+        last = y[:, 2 * half :]
+        y = y[:, :half] + y[:, half : 2 * half]
         if odd:
             y[:, :1] += last
-            total[:, :1] += last_size
         depth += 1 + odd
-    y, total = y[:, 0], total[:, 0]
-    radius = total * slack(depth)
-    low, high = narrow((y - radius) + 0.0, dtype), narrow((y + radius) + 0.0, dtype)
+    radius = size * slack(depth)
+    low, high = narrow((y[:, 0] - radius) + 0.0, dtype), narrow((y[:, 0] + radius) + 0.0, dtype)
     todo = (~same(low, high)).nonzero()[:, 0]
     if len(todo):
         high[todo] = _add_with_errors(terms[todo], dtype)
