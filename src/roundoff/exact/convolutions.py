@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from roundoff.exact.products import BLOCK, Left, apart, products, products_into
 from roundoff.exact.rounding import narrow, slack
 
-FEW = 64  # places of an image below which images are taken together
+FEW = 128  # places of an image below which images are taken together
 TAPS = 1 << 15  # elements of a block whose taps are added one by one: it fits the cache
 
 
@@ -45,10 +45,10 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence
     out = x.new_empty((len(x), len(weight), *space))
     if not out.numel():
         return out
-    if channels == 1:
-        _by_taps(padded, weight, bias, stride, dilation, out)
-    elif math.prod(space) < FEW:
+    if math.prod(space) < FEW:
         _by_rows(view, weight, bias, groups, out)
+    elif channels == 1 and len(weight) <= 2 * groups:
+        _by_taps(padded, weight, bias, stride, dilation, out)
     else:
         squares = padded.to(torch.float64).square_().unflatten(1, (groups, channels)).sum(2)
         norms = patches(squares, kernel, stride, dilation).flatten(2 + len(kernel)).sum(-1).sqrt_()

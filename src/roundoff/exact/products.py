@@ -164,7 +164,7 @@ def scratch(name: str, shape: Sequence[int], device: torch.device) -> Tensor:
     held = getattr(_HELD, name, None)
     if held is None or len(held) < count:
         with torch.inference_mode(False):
-            held = torch.empty(count, dtype=torch.float64)
+            held = torch.empty(count, dtype=torch.float64, device="cpu")
         setattr(_HELD, name, held)
     return held[:count].view(tuple(shape))
 
@@ -271,7 +271,7 @@ def add_terms(terms: Tensor, dtype: torch.dtype, size: Tensor | None = None) -> 
     ``size`` bounds the sum of the sizes of each row, but for a hundredth. First in pairs, pairs of pairs and so on,
     which takes few additions for each term, so that the bound settles most.
     """
-    if size is None:
+    if size is None or not bool(size.isfinite().all()):  # a bound of whole rows, and other elements are not finite
         size = terms.abs().sum(dim=1)
     y, depth = terms, 0
     while y.shape[1] > 1:
