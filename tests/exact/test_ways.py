@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from roundoff import exact
-from roundoff.exact import convolutions, products
+from roundoff.exact import convolutions
 from roundoff.formats import same_bits
 
 FORMS = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from roundoff.conversion import Conversion
 from roundoff.errors import RoundoffError
@@ -37,7 +38,7 @@ MOVES: tuple[type[nn.Module], ...] = (
     nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Sequential, nn.ModuleList, nn.ModuleDict,
     nn.ParameterList, nn.ParameterDict, nn.PixelShuffle, nn.PixelUnshuffle, nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d,
     nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d, nn.ChannelShuffle,
-    nn.modules.linear.NonDynamicallyQuantizableLinear,
+    nn.modules.linear.NonDynamicallyQuantizableLinear, nn.utils.parametrize.ParametrizationList,
 )  # fmt: skip
 
 
@@ -88,7 +89,7 @@ def make_exact(model: nn.Module) -> Conversion:
     their names, and the copy trains, compiles and exports. What a module of the user's own computes is only seen when it
     runs: the copy warns of each operation that is not exact, and keeps them in ``.model.inexact``.
 
-    Raises RoundoffError for what is not a module, and for one that cannot be copied or is compiled.
+    Raises RoundoffError for what is not a module, and for one that cannot be copied, is compiled or has no parameters yet.
 
     >>> import torch
     >>> made = make_exact(nn.Sequential(nn.Linear(4, 2), nn.LSTM(2, 2)))
@@ -105,17 +106,19 @@ def make_exact(model: nn.Module) -> Conversion:
         raise RoundoffError(f"make_exact could not copy {type(model).__name__}: {error}") from error
     converted, declined = [], []
     for name, module in new.named_modules():
-        kind, reason = type(module), _declines(module)
+        if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():  # type: ignore[misc]
+            raise RoundoffError(f"{name or 'The network'} has no parameters yet. Run the network once first.")
         if isinstance(module, torch.jit.ScriptModule):
             raise RoundoffError(
                 f"{name or 'The network'} is compiled by TorchScript. Give the module it was made from."
             )
+        kind, reason = type(module), _declines(module)
         if reason:
-            declined.append(Declined(name, kind.__name__, reason))
+            declined.append(Declined(name, _kind(module).__name__, reason))
         if not isinstance(module, Exact) and kind.forward is not nn.Module.forward:
             module.__class__ = _CLASSES.get(kind) or _class(kind)
-        if not reason and kind in _KNOWN:
-            converted.append(Converted(name, kind.__name__, type(module).__name__))
+        if not reason and _kind(module) in _KNOWN:
+            converted.append(Converted(name, _kind(module).__name__, type(module).__name__))
     shapes = {n: tuple(x.shape) for n, x in model.state_dict().items() if isinstance(x, torch.Tensor)}
     return Conversion("exact", new, tuple(converted), tuple(declined), 0, {}, shapes)
 
@@ -123,9 +126,17 @@ def make_exact(model: nn.Module) -> Conversion:
 _KNOWN = frozenset(LAYERS)
 
 
+def _kind(module: nn.Module) -> type[nn.Module]:
+    """The class of a module, without what made it exact or parametrised."""
+    kind = type(module)
+    while issubclass(kind, Exact) or kind.__name__.startswith("Parametrized"):
+        kind = next(base for base in kind.__bases__ if issubclass(base, nn.Module))
+    return kind
+
+
 def _declines(module: nn.Module) -> str:
     """Why a module cannot be made exact; empty where it can, or where only a run can tell."""
-    kind = type(module)
+    kind = _kind(module)
     wrong = sorted({str(p.dtype) for p in module.parameters(recurse=False) if p.dtype not in SHORT})
     if wrong:
         return f"its parameters are {', '.join(wrong)}, with no wider product here; it stays as it is"

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from roundoff.exact.rounding import SHORT
+from roundoff.formats import is_inexact
 from roundoff.rules import Nature, lookup
 from roundoff.tape.leaves import operands
 
@@ -16,7 +17,7 @@ from roundoff.tape.leaves import operands
 SINGLE = {
     "add", "sub", "rsub", "mul", "div", "reciprocal", "add_", "sub_", "mul_", "div_", "abs", "sgn",
     "where", "clamp", "clamp_min", "clamp_max", "hardtanh", "hardtanh_", "masked_fill", "masked_fill_",
-    "full", "full_like", "new_full", "fill", "fill_", "scalar_tensor",
+    "full", "full_like", "new_full", "fill", "fill_", "scalar_tensor", "constant_pad_nd",
     "select_backward", "slice_backward", "diagonal_backward", "threshold_backward", "hardtanh_backward",
     "max_pool2d_with_indices_backward",  # told of in the forward run where windows overlap
 }  # fmt: skip
@@ -34,7 +35,7 @@ MOVES = SINGLE | {
 
 def _adds(name: str, args: Any, out: Any) -> bool:
     """True where the gradient of a step is a sum that PyTorch's own kernels add."""
-    needing = [t for t in operands(args) if t.requires_grad and t.dtype.is_floating_point]
+    needing = [t for t in operands(args) if t.requires_grad]
     if not needing:
         return False
     if name.startswith("max_pool") or name.startswith("_max_pool"):
@@ -42,7 +43,7 @@ def _adds(name: str, args: Any, out: Any) -> bool:
         return any(k > s for k, s in zip(kernel, stride or kernel, strict=False))
     if name == "expand":
         return any(t.numel() != out.numel() for t in needing)
-    if name in SINGLE and isinstance(out, Tensor):
+    if name in SINGLE and name != "constant_pad_nd" and isinstance(out, Tensor):
         return any(t.numel() != out.numel() for t in needing)
     return name not in MOVES
 
@@ -60,7 +61,7 @@ class Told(TorchDispatchMode):
         out = func(*args, **kwargs)
         self.written += func._schema.is_mutable
         namespace, name = str(func).split(".")[:2]
-        if namespace == "roundoff" or not any(t.dtype.is_floating_point for t in operands(out)):
+        if namespace == "roundoff" or not any(is_inexact(t.dtype) for t in operands(out)):
             return out
         if not self._once(func, name, args, kwargs, out):
             self.inexact[str(func)] = None
@@ -79,4 +80,4 @@ class Told(TorchDispatchMode):
 
 
 def _short(args: Any, out: Any) -> bool:
-    return all(t.dtype in SHORT for t in operands((args, out)) if t.dtype.is_floating_point and t.dim())
+    return all(t.dtype in SHORT for t in operands((args, out)) if is_inexact(t.dtype) and t.dim())
