@@ -27,6 +27,10 @@ def tied():
     return nn.Sequential(embed, out)
 
 
+def tokens():
+    return nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8))
+
+
 class ByClass(nn.Module):
     "Decides by the class of its layer, so that no rewriting of that can be right."
 
@@ -88,6 +92,14 @@ def test_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.export.load("w.pt2").module()(torch.randn(2, 1, 8, 8)).shape == (2, 5)
 
 
+@pytest.mark.parametrize(("layout", "left"), [("keep", 4), ("flow", 2)])
+def test_layout(layout: str, left: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    args = ("net.py:tokens", "--to", "conv", "--layout", layout, "--args", "float32[2,3,8]", "-o", "w.pt2")
+    done = run(*args, folder=tmp_path, monkeypatch=monkeypatch)
+    assert done.exit_code == 0 and f"{left} permutes left" in done.output, done.output
+    assert torch.export.load("w.pt2").module()(torch.randn(2, 3, 8)).shape == (2, 3, 8)
+
+
 def test_tied_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     args = ("net.py:tied", "--to", "conv", "--args", "int64[2,3]:0..10", "-o", "w.safetensors")
     assert run(*args, folder=tmp_path, monkeypatch=monkeypatch).exit_code == 0
@@ -115,6 +127,7 @@ def test_dense_is_declined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         (["--to", "conv", "-o", "none/w.safetensors"], "there is no folder"),
         (["--to", "conv", "-o", "w.txt"], "should end in"),
         (["--to", "conv", "--exact", "-o", "w.pt2"], "exact=True is for to='dense'"),
+        (["--to", "conv", "--layout", "last", "-o", "w.pt2"], "no layout 'last'"),
     ],
 )
 def test_bad_input(args: list[str], text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

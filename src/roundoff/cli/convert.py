@@ -38,6 +38,10 @@ Out = Annotated[
         help="A .safetensors file for the weights, .pt2 for the program of torch.export, .onnx for ONNX.",
     ),
 ]  # fmt: skip
+Layout = Annotated[
+    str,
+    typer.Option("--layout", metavar="LAYOUT", help="keep, or flow: move axes only where an operator needs it."),
+]
 Exact = Annotated[bool, typer.Option("--exact", help="With --to dense: refuse a network without any exact cell.")]
 Weights = Annotated[
     Path | None,
@@ -52,6 +56,7 @@ def convert_command(
     to: To,
     output: Out,
     args: options.Specs = None,
+    layout: Layout = "keep",
     exact: Exact = False,
     weights: Weights = None,
     seed: options.Seed = 0,
@@ -74,7 +79,7 @@ def convert_command(
             seed_all(seed)
             try:
                 with torch.no_grad():
-                    done = convert(network, inputs, to, kwargs=keywords, exact=exact, progress=tell)
+                    done = convert(network, inputs, to, kwargs=keywords, layout=layout, exact=exact, progress=tell)
             except NotSame as error:
                 show(Text(str(error)))
                 return 1
