@@ -26,6 +26,7 @@ from roundoff.rules import (  # noqa: F401  (each registers its rules)
     pairs,
     piecewise,
     pooling,
+    pooling_backward,
     recurrent,
     reduction,
     selection,
