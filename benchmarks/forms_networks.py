@@ -136,29 +136,12 @@ def trained() -> Iterator[tuple[str, Callable[[], Network]]]:
     yield "MiniLM, trained", minilm
 
 
-class AlexNet(nn.Module):
-    """As in one column of the paper, a fourth as wide."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        widths = (3, 16, 48, 96, 64, 64)
-        shapes = ((11, 4, 2), (5, 1, 2), (3, 1, 1), (3, 1, 1), (3, 1, 1))
-        layers: list[nn.Module] = []
-        for i, (kernel, stride, padding) in enumerate(shapes):
-            layers += [nn.Conv2d(widths[i], widths[i + 1], kernel, stride, padding), nn.ReLU(inplace=True)]
-            layers += [nn.MaxPool2d(3, 2)] if i in (0, 1, 4) else []
-        self.features, self.pool = nn.Sequential(*layers), nn.AdaptiveAvgPool2d(6)
-        self.classifier = nn.Sequential(
-            nn.Dropout(), nn.Linear(64 * 36, 128), nn.ReLU(inplace=True), nn.Dropout(), nn.Linear(128, 10)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(torch.flatten(self.pool(self.features(x)), 1))
-
-
 def by_hand() -> Iterator[tuple[str, Callable[[], Network]]]:
     yield "LeNet", lambda: (nets.LeNet(), torch.rand(2, 1, 20, 20), {})
-    yield "AlexNet", lambda: (AlexNet(), torch.rand(2, 3, 127, 127), {})
+    yield (
+        "AlexNet",
+        lambda: (nets.alexnet(1, (16, 48, 96, 64, 64), size=6, hidden=128, classes=10), torch.rand(2, 3, 127, 127), {}),
+    )
     yield "PointNet", lambda: (nets.PointNet(), torch.rand(2, 3, 10), {})
     yield "squeeze and excitation", lambda: (nets.SqueezeExcite(), torch.rand(2, 6, 4, 4), {})
     layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +20,35 @@ class LeNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.features(x)
         return self.classifier((x.permute(0, 2, 3, 1) if self.last else x).flatten(1))
+
+
+def alexnet(padding: int = 1, widths: tuple[int, ...] = (4, 6, 6, 6, 4), *, size: int = 5, hidden: int = 8,
+            classes: int = 5) -> nn.Sequential:  # fmt: skip
+    """The layers of AlexNet as torchvision has them. Without padding they need a larger crop for the same map."""
+    p, w = padding, (3, *widths)
+    sizes = ((w[0], w[1], 11, 4, 2 * p), (w[1], w[2], 5, 1, 2 * p), *((w[i], w[i + 1], 3, 1, p) for i in (2, 3, 4)))
+    layers: list[nn.Module] = []
+    for i, shape in enumerate(sizes):
+        layers += [nn.Conv2d(*shape), nn.ReLU(True), *([nn.MaxPool2d(3, 2)] if i in (0, 1, 4) else [])]
+    return nn.Sequential(*layers, *_classifier(widths[-1], size, hidden, classes)).eval()
+
+
+def vgg(padding: int = 1, width: int = 2, blocks: tuple[int, ...] = (1, 1, 2, 2, 2), *, size: int = 7,
+        hidden: int = 8, classes: int = 5) -> nn.Sequential:  # fmt: skip
+    """VGG as torchvision has it, adaptive pooling to ``size`` before its classifier; VGG-11 by its blocks."""
+    layers: list[nn.Module] = []
+    channels = 3
+    for block, convs in enumerate(blocks):
+        for _ in range(convs):
+            layers += [nn.Conv2d(channels, channels := width * min(2**block, 8), 3, padding=padding), nn.ReLU(True)]
+        layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers, *_classifier(channels, size, hidden, classes)).eval()
+
+
+def _classifier(channels: int, size: int, hidden: int, classes: int) -> list[nn.Module]:
+    sizes = (channels * size**2, hidden, hidden)
+    layers = [x for i, o in pairwise(sizes) for x in (nn.Linear(i, o), nn.ReLU(True), nn.Dropout())]
+    return [nn.AdaptiveAvgPool2d(size), nn.Flatten(), *layers, nn.Linear(hidden, classes)]
 
 
 class Bottleneck(nn.Module):

@@ -13,18 +13,7 @@ import roundoff
 from roundoff.forms.dense import densify, run
 
 from .dense_nets import Head, Join, Python, cells_and_crops, disagreement
-from .nets import ConvNextBlock, LeNet, SqueezeExcite
-
-
-def alexnet(padding: int) -> nn.Module:
-    """The layers of AlexNet, narrow. Without padding they need a larger crop."""
-    p = padding
-    sizes = ((3, 4, 11, 4, 2 * p), (4, 6, 5, 1, 2 * p), (6, 6, 3, 1, p), (6, 6, 3, 1, p), (6, 4, 3, 1, p))
-    convs = [nn.Conv2d(*size) for size in sizes]
-    features = [convs[0], nn.ReLU(True), nn.MaxPool2d(3, 2), convs[1], nn.ReLU(True), nn.MaxPool2d(3, 2),
-                convs[2], nn.ReLU(True), convs[3], nn.ReLU(True), convs[4], nn.ReLU(True)]  # fmt: skip
-    head = [nn.AdaptiveAvgPool2d(5), nn.Flatten(), nn.Dropout(), nn.Linear(100, 8), nn.ReLU(True), nn.Linear(8, 5)]
-    return nn.Sequential(*features, *head).eval()
+from .nets import ConvNextBlock, LeNet, SqueezeExcite, alexnet, vgg
 
 
 def resnet() -> nn.Module:
@@ -42,6 +31,10 @@ NETS: dict[str, tuple[Any, tuple[int, ...], tuple[int, ...], int]] = {
     "LeNet": (LeNet, (1, 16, 16), (2, 2), 9),
     "LeNet, channels last": (lambda: LeNet(last=True), (1, 20, 22), (2, 2), 9),  # and adaptive pooling does something
     "AlexNet without padding": (lambda: alexnet(0), (3, 199, 199), (16, 16), 9),
+    "AlexNet": (alexnet, (3, 127, 127), (32, 32), 0),  # adaptive pooling of a 3 x 3 map to 5 x 5, at every cell
+    "VGG": (vgg, (3, 64, 64), (32, 32), 0),
+    "VGG, its pooling does nothing": (lambda: vgg(size=2), (3, 64, 64), (32, 32), 0),
+    "VGG without padding": (lambda: vgg(0, blocks=(1, 1, 2), size=4), (3, 54, 62), (8, 8), 9),
     "ResNet": (resnet, (3, 32, 32), (8, 8), 0),
     "Python": (Python, (3, 17, 15), (2, 2), 3),  # one row: reflected at its top, where the image ends too
     "ConvNeXt": (lambda: nn.Sequential(ConvNextBlock(), nn.Conv2d(6, 3, 8), nn.Flatten()), (6, 8, 8), (1, 1), 0),
@@ -117,13 +110,22 @@ class TestConvert:
         with pytest.raises(roundoff.RoundoffError, match="not the same on a larger image"):
             roundoff.convert(LeNet().eval(), torch.rand(1, 1, 16, 16), "dense")
 
-    def test_no_exact_cell(self) -> None:
-        net, x = resnet(), torch.rand(1, 3, 32, 32)
+    @pytest.mark.parametrize(
+        ("make", "size", "told"),
+        [
+            (resnet, 32, "conv2d in 0 (Conv2d), max_pool2d in 2 (MaxPool2d)"),
+            (lambda: vgg(blocks=(1, 1, 2), size=3), 32, "conv2d in 0 (Conv2d), conv2d in 3 (Conv2d), conv2d in 6"),
+        ],
+    )
+    def test_no_exact_cell(self, make: Any, size: int, told: str) -> None:
+        net, x = make(), torch.rand(1, 3, size, size)
         done = roundoff.convert(net, x, "dense")
-        assert done.comparison and done.second and not done.dense.mask(48, 48).any()
-        assert "padding reaches the output from conv2d in 0 (Conv2d), max_pool2d in 2 (MaxPool2d)" in str(done)
-        with pytest.raises(roundoff.RoundoffError, match="No cell of the dense network is exact"):
+        assert done.comparison and done.second and done.second.outputs[0].shape == (1, 5)
+        assert not done.dense.mask(size + 16, size + 16).any() and done.dense.mask(size, size).all()
+        assert f"padding reaches the output from {told}" in str(done)
+        with pytest.raises(roundoff.RoundoffError, match="No cell of the dense network is exact") as error:
             roundoff.convert(net, x, "dense", exact=True)
+        assert told in str(error.value)
 
     def test_weights_and_training(self) -> None:
         net = LeNet().eval()
