@@ -32,9 +32,9 @@ class Clock:
     def costs(self, monkeypatch: pytest.MonkeyPatch, kind: type[nn.Module], seconds: float) -> None:
         forward = kind.forward
 
-        def slow(module: Any, x: Tensor) -> Any:
+        def slow(module: Any, input: Tensor) -> Any:
             self.now += seconds
-            return forward(module, x)
+            return forward(module, input)
 
         monkeypatch.setattr(kind, "forward", slow)
 
@@ -136,6 +136,26 @@ class TestWhole:
         state = done.state_dict_to(net.state_dict())
         done.model.load_state_dict(state)
         assert all(torch.equal(v, net.state_dict()[k]) for k, v in done.state_dict_from(state).items())
+
+    def test_racing_leaves_no_trace(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Layers are called by keyword; batch norm keeps statistics of its runs, and dropout draws."""
+
+        class Net(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.fc, self.norm, self.drop = nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout()
+
+            def forward(self, x: Tensor) -> Tensor:
+                return self.drop(self.norm(self.fc(input=x)))
+
+        clock = Clock()
+        clock.costs(monkeypatch, nn.Linear, 10)
+        monkeypatch.setattr("roundoff.api.fastest.fastest", lambda *a: fastest(*a, clock=clock))
+        net, x, randomness = Net(), torch.randn(4, 6), torch.get_rng_state()
+        done = roundoff.convert(net, x, "fastest")
+        assert done.model is not net and torch.equal(torch.get_rng_state(), randomness)
+        back = done.state_dict_from(done.model.state_dict())
+        assert all(torch.equal(v, back[k]) for k, v in net.state_dict().items())
 
     def test_a_gain_that_does_not_last(self, monkeypatch: pytest.MonkeyPatch) -> None:
         clock = Clock()

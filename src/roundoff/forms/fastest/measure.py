@@ -73,7 +73,11 @@ class Found:
         """The same where the winner wins another race now, at another time and load; else with the original."""
         if self.again is None or self.winner is None or self.fastest.decision is None:
             return self
-        later = self.again()
+        randomness = random_state()
+        try:
+            later = self.again()
+        finally:
+            set_random_state(randomness)
         wins = later.low > LEAST_GAIN
         name, races = self.winner.name if wins else "", (*self.fastest.races, self.fastest.decision)
         report = replace(self.fastest, name=name, races=races, decision=later)
@@ -133,11 +137,12 @@ def _fastest(
         return Found(None, tuple(declined), shapes, report)
 
     def run(network: nn.Module) -> Callable[[], object]:
-        return lambda: network(*args, **kwargs)
+        racer = copied(network)  # what it keeps of its runs, such as statistics, is not for the winner
+        return lambda: racer(*args, **kwargs)
 
     with torch.no_grad():
         tell(0, 2, "racing the candidates")
-        times = in_turns([run(copy), *(run(c.model) for c in candidates)], 7, seconds, 3, clock)
+        times = in_turns([run(model), *(run(c.model) for c in candidates)], 7, seconds, 3, clock)
         races = [race(c.name, times[0], t) for c, t in zip(candidates, times[1:], strict=True)]
         best = max(range(len(races)), key=lambda i: races[i].gain)
         tell(1, 2, f"racing {candidates[best].name}")
@@ -145,7 +150,7 @@ def _fastest(
         def again() -> Race:
             """Taken anew: the best of several is the luckiest of them too."""
             with torch.no_grad():
-                turns = in_turns([run(copy), run(candidates[best].model)], 101, seconds, 11, clock)
+                turns = in_turns([run(model), run(candidates[best].model)], 101, seconds, 11, clock)
             return race(candidates[best].name, *turns)
 
         last = again()
@@ -170,7 +175,7 @@ def _candidates(
             candidate = build()
             if candidate is not None and not any(c.converted == candidate.converted for c in found):
                 with torch.no_grad():
-                    candidate.model(*args, **kwargs)
+                    copied(candidate.model)(*args, **kwargs)
                 found.append(candidate)
         except (RoundoffError, RuntimeError):  # a view of a tensor whose channels are last, for example
             continue

@@ -59,11 +59,11 @@ def calls_of(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], na
     for name, module in copy.named_modules():
         if name in names:
 
-            def note(_: Any, given: tuple[Any, ...], name: str = name) -> None:
-                x = given[0]
+            def note(_: Any, given: tuple[Any, ...], named: dict[str, Any], name: str = name) -> None:
+                (x,) = (*given, *named.values())
                 found.append(Given(name, tuple(x.shape), tuple(x.stride()), x.dtype, x.device))
 
-            module.register_forward_pre_hook(note)
+            module.register_forward_pre_hook(note, with_kwargs=True)
     args, kwargs = tree_map(lambda x: x.detach().clone() if isinstance(x, Tensor) else x, (args, kwargs))
     with torch.no_grad():
         copy(*args, **kwargs)
