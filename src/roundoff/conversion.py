@@ -81,3 +81,11 @@ class Conversion:
         if self.comparison is not None:
             lines.append(f"proof: {self.comparison.verdict} ({self.comparison.evidence}); {self.comparison.reason}")
         return "\n".join(lines)
+
+
+def shapes_of(state: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The shape of each entry of a state dict; an empty one for what is no tensor, or has no shape yet."""
+    return {
+        name: () if isinstance(x, UninitializedParameter) else tuple(getattr(x, "shape", ()))
+        for name, x in state.items()
+    }

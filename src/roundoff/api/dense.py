@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from roundoff.api.comparison import compare
-from roundoff.conversion import Conversion
+from roundoff.conversion import Conversion, shapes_of
 from roundoff.errors import NotSame, RoundoffError
 from roundoff.forms.dense import AtCrop, Crops, ExactCells, densify, larger
 from roundoff.forms.second import second_input
@@ -48,5 +48,5 @@ def to_dense(
     for found_in, compared in (("at the crop's size", comparison), ("on a larger image", second)):
         if compared.verdict == Verdict.DIFFERENT:
             raise NotSame(f"The dense network is not the same {found_in}.\n{compared}")
-    shapes = {name: tuple(getattr(x, "shape", ())) for name, x in model.state_dict().items()}
+    shapes = shapes_of(model.state_dict())
     return Conversion("dense", made.model, made.converted, (), 0, {}, shapes, comparison, second, made.dense)

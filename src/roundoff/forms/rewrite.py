@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
-from torch.nn.utils.parametrize import is_parametrized
 
-from roundoff.conversion import Conversion
+from roundoff.conversion import Conversion, shapes_of
 from roundoff.errors import RoundoffError
 from roundoff.forms import back, conv_to_linear, flat_to_conv, linear_to_conv
 from roundoff.forms.calls import Placed, place_calls, restored
 from roundoff.forms.check import check_exactly
 from roundoff.forms.flow import flow, without_programs
-from roundoff.forms.layers import ChannelLinear, FromFlat, OverLastAxis, Rewritten
+from roundoff.forms.layers import ChannelLinear, FromFlat, OverLastAxis
 from roundoff.forms.observe import Seen, copied, observe
-from roundoff.forms.rule import Site
+from roundoff.forms.sites import NOT_CALLED, OWN_FORWARD, pinned_in, site_of, why_not
+from roundoff.forms.swap import swap
 from roundoff.maps import Map
 from roundoff.records import Converted, Declined
 from roundoff.tape.trace import random_state, set_random_state
@@ -28,15 +27,6 @@ from roundoff.tape.trace import random_state, set_random_state
 RULES = (back.TO_CONV, flat_to_conv.RULE, linear_to_conv.RULE, back.TO_LINEAR, conv_to_linear.RULE)
 LAYOUTS = ("keep", "flow")
 FORMS = ("conv", "linear")
-_FORWARD, _NOT_CALLED = "has a forward of its own", "it is not called"
-_HOOKS = ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks",
-          "_forward_pre_hooks_with_kwargs", "_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook")  # fmt: skip
-_STATE_HOOKS = (
-    "_state_dict_hooks",
-    "_state_dict_pre_hooks",
-    "_load_state_dict_pre_hooks",
-    "_load_state_dict_post_hooks",
-)
 
 
 def rewrite(
@@ -81,7 +71,7 @@ def _flowing(done: Conversion, permutes: dict[str, int], args: tuple[Any, ...], 
 def _rewrite(
     original: nn.Module, new: nn.Module, seen: Seen, to: str, back_again: list[Converted]
 ) -> tuple[Conversion, dict[str, int]]:
-    pinned = _pinned(new, seen)
+    pinned = pinned_in(new, seen)
     rules = [rule for rule in RULES if rule.to == to]
     originals = dict(original.named_modules())
     converted, declined, replaced, changed = [], [], dict[int, nn.Module](), dict[int, dict[str, Map]]()
@@ -90,13 +80,8 @@ def _rewrite(
         fitting = [rule for rule in rules if rule.kind(module)]
         if not fitting and not _looks_convertible(module, to):
             continue
-        why = _why_not(originals[name], seen, name, bool(fitting))
-        site = Site(
-            name,
-            module,
-            seen.calls.get(name, ()),
-            frozenset(n for n, p in module._parameters.items() if id(p) in pinned),
-        )
+        why = why_not(originals[name], seen, name, bool(fitting))
+        site = site_of(name, module, seen, pinned)
         rule = None
         if not why:
             for rule in fitting:
@@ -108,12 +93,10 @@ def _rewrite(
             continue
         check_exactly(rule, site)
         made = rule.rewrite(site)
-        layer = made.module
-        _carry_over(module, layer)
-        replaced[id(module)] = layer
+        replaced[id(module)] = made.module
         changed[id(module)] = made.maps
         permutes[name] = rule.permutes(site)
-        converted.append(Converted(name, type(module).__name__, type(layer).__name__))
+        converted.append(Converted(name, type(module).__name__, type(made.module).__name__))
     maps = {
         f"{name}.{parameter}".lstrip("."): way
         for name, module in new.named_modules(remove_duplicate=False)
@@ -121,10 +104,10 @@ def _rewrite(
     }
     for module in list(new.modules()):
         if id(module) in replaced:
-            _become(module, replaced[id(module)])
+            swap(module, replaced[id(module)])
         if isinstance(module, nn.TransformerEncoderLayer):
             vars(module)["activation_relu_or_gelu"] = 0  # its fast path reads the weights and calls no layer
-    layers = {c.module: True for c in converted} | {d.module: _FORWARD not in d.reason for d in declined}
+    layers = {c.module: True for c in converted} | {d.module: OWN_FORWARD not in d.reason for d in declined}
     calls = place_calls(new, seen.products, to, layers)
     converted += [*back_again, *calls.converted]
     declined = [d for d in declined if not _settled(d, calls)]
@@ -132,7 +115,7 @@ def _rewrite(
     declined += [d for d in calls.declined if d.module not in told]
     left = sum(permutes.values()) + calls.permutes
     before, after = original.state_dict(), new.state_dict()
-    done = Conversion(to, new, tuple(converted), tuple(declined), left, maps, _shapes(before))
+    done = Conversion(to, new, tuple(converted), tuple(declined), left, maps, shapes_of(before))
     _check_weights(done, before, after)
     return done, permutes
 
@@ -151,90 +134,11 @@ def _looks_convertible(module: nn.Module, to: str) -> bool:
     return isinstance(module, convs) or (name.startswith("Conv") and type(module).__module__.startswith("torch.ao."))
 
 
-def _why_not(module: nn.Module, seen: Seen, name: str, fits: bool) -> str:
-    """Why the layer cannot be rewritten, whatever the rule says; an empty text where it can."""
-    parameters = {n for n, p in module._parameters.items() if p is not None}
-    if any(isinstance(p, UninitializedParameter) for p in module._parameters.values()):
-        return "it is lazy, and has no weight yet: run the network once, then convert it"
-    if is_parametrized(module):
-        return "its weight is parametrized: remove the parametrization first, or keep the layer"
-    if "weight_orig" in parameters or "weight_g" in parameters:
-        return "its weight is computed from other parameters (pruning, weight norm or spectral norm): remove that first"
-    if not fits:
-        return f"a {type(module).__name__} {_FORWARD}, which a rule cannot know"
-    if "forward" in vars(module) or type(module).__call__ is not nn.Module.__call__:
-        return "its forward was replaced"
-    if not parameters <= {"weight", "bias"} or "weight" not in parameters or module._buffers or module._modules:
-        return "it holds more than a weight and a bias"
-    weight = module._parameters["weight"]
-    assert weight is not None
-    if type(weight.data) is not torch.Tensor or not (weight.is_floating_point() or weight.is_complex()):
-        return f"its weight is a {type(weight.data).__name__} of {weight.dtype}, not a plain floating-point tensor"
-    if weight.numel() == 0:
-        return "its weight is empty"
-    if any(vars(module).get(hooks) for hooks in _STATE_HOOKS):
-        return "it has a hook on its state dict"
-    if any(p is not None and (p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None))
-           for p in module._parameters.values()):  # fmt: skip
-        return "its parameter has a hook on its gradient"
-    if name in seen.odd:
-        return seen.odd[name]
-    if name not in seen.calls:
-        return f"{_NOT_CALLED} in the run on the given input: what runs reads its weight, or nothing does"
-    return ""
-
-
-def _owners(model: nn.Module) -> Iterator[tuple[int, int]]:
-    for module in model.modules():
-        for p in module._parameters.values():
-            if p is not None:
-                yield id(p), id(module)
-
-
-def _pinned(model: nn.Module, seen: Seen) -> set[int]:
-    """The parameters that keep their shape: those of several modules, and those that others read."""
-    owners: dict[int, set[int]] = {}
-    for parameter, owner in _owners(model):
-        owners.setdefault(parameter, set()).add(owner)
-    pinned = {parameter for parameter, those in owners.items() if len(those) > 1}
-    pinned |= {id(p) for name, p in model.named_parameters() if name in seen.outside}
-    for module in model.modules():
-        if isinstance(module, nn.TransformerEncoderLayer):
-            pinned |= {id(p) for p in (*module.linear1.parameters(), *module.linear2.parameters())}
-    return pinned
-
-
-def _carry_over(old: nn.Module, new: nn.Module) -> None:
-    """Hooks, and what the user put on the layer."""
-    for name in _HOOKS:
-        if name in vars(old):
-            vars(new)[name] = vars(old)[name]
-    if isinstance(old, Rewritten):
-        return
-    for name, value in vars(old).items():
-        if name not in vars(new) and not hasattr(type(new), name):
-            vars(new)[name] = value
-
-
-def _become(old: nn.Module, new: nn.Module) -> None:
-    """``old`` turns into ``new`` and stays the same object, so that whoever holds it (a list, a hook) has the new layer."""
-    old.__class__ = new.__class__
-    vars(old).clear()
-    vars(old).update(vars(new))
-
-
 def _settled(layer: Declined, calls: Placed) -> bool:
     """True where all that the layer multiplies is in functional calls, and these were rewritten."""
     weight = f"{layer.module}.weight".lstrip(".")
-    inside = _FORWARD in layer.reason and layer.module not in {d.module for d in calls.declined}
-    return (inside or _NOT_CALLED in layer.reason) and weight in calls.read - calls.left
-
-
-def _shapes(state: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    return {
-        name: () if isinstance(x, UninitializedParameter) else tuple(getattr(x, "shape", ()))
-        for name, x in state.items()
-    }
+    inside = OWN_FORWARD in layer.reason and layer.module not in {d.module for d in calls.declined}
+    return (inside or NOT_CALLED in layer.reason) and weight in calls.read - calls.left
 
 
 def _check_weights(done: Conversion, before: dict[str, Any], after: dict[str, Any]) -> None:

@@ -11,12 +11,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from roundoff.conversion import shapes_of
 from roundoff.errors import RoundoffError
 from roundoff.forms.fastest.plan import Layer, Tell, calls_of, chosen, made, measured, spots
 from roundoff.forms.fastest.race import Race, in_turns, race
 from roundoff.forms.fastest.ways import AS_IT_IS, LAST
 from roundoff.forms.observe import copied, observe
-from roundoff.forms.rewrite import _become, _carry_over, _pinned, _shapes, _why_not, rewrite
+from roundoff.forms.rewrite import rewrite
+from roundoff.forms.sites import pinned_in, why_not
+from roundoff.forms.swap import swap
 from roundoff.maps import Map
 from roundoff.records import Converted, Declined
 from roundoff.tape.trace import random_state, set_random_state
@@ -118,20 +121,20 @@ def _fastest(
     copy = copied(model)
     seen = observe(copy, args, kwargs)
     modules, originals = dict(copy.named_modules()), dict(model.named_modules())
-    pinned = _pinned(copy, seen)
+    pinned = pinned_in(copy, seen)
     declined = []
 
-    def why_not(name: str) -> str:
-        why = _why_not(originals[name], seen, name, True)
+    def kept(name: str) -> str:
+        why = why_not(originals[name], seen, name, True)
         if why and isinstance(originals[name], (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
             declined.append(Declined(name, type(originals[name]).__name__, why))
         return why
 
-    sites = spots(seen, modules, pinned, why_not)
+    sites = spots(seen, modules, pinned, kept)
     calls = calls_of(copy, args, kwargs, set(sites))
     layers = chosen(measured(sites, calls, seconds / 10, tell, clock))
     candidates = _candidates(model, args, kwargs, layers)
-    shapes = _shapes(model.state_dict())
+    shapes = shapes_of(model.state_dict())
     report = Fastest("", tuple(layers), (), None, torch.get_num_threads(), _device(model))
     if not candidates:
         return Found(None, tuple(declined), shapes, report)
@@ -190,16 +193,15 @@ def _by_plan(
         return None
     new = copied(model)
     seen = observe(new, args, kwargs)
-    sites = spots(seen, dict(new.named_modules()), _pinned(new, seen), lambda _: "" if _ in plan else "kept")
+    sites = spots(seen, dict(new.named_modules()), pinned_in(new, seen), lambda _: "" if _ in plan else "kept")
     converted, maps = [], dict[str, Map]()
     for module_name, made_new in made(sites, list(plan.values())).items():
         old = sites[module_name].module
         converted.append(Converted(module_name, type(old).__name__, plan[module_name].chosen))
-        _carry_over(old, made_new.module)
         for path, module in new.named_modules(remove_duplicate=False):
             if module is old:
                 maps |= {f"{path}.{parameter}".lstrip("."): way for parameter, way in made_new.maps.items()}
-        _become(old, made_new.module)
+        swap(old, made_new.module)
     return Candidate(name, new, tuple(converted), maps, sum(x.changes for x in plan.values()))
 
 

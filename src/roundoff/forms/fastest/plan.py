@@ -15,6 +15,7 @@ from roundoff.forms.fastest.race import in_turns
 from roundoff.forms.fastest.ways import AS_IT_IS, FIRST, FORMATS, LAST, ways
 from roundoff.forms.observe import Seen, copied
 from roundoff.forms.rule import New, Site
+from roundoff.forms.sites import site_of
 
 Tell = Callable[[int, int, str], None]
 LAYOUTS = ("channels first", "channels last")
@@ -133,16 +134,13 @@ def made(sites: dict[str, Site], layers: list[Layer]) -> dict[str, New]:
     return {x.name: ways(sites[x.name])[x.chosen]() for x in layers if x.chosen != AS_IT_IS}
 
 
-def spots(
-    seen: Seen, module_of: dict[str, nn.Module], pinned: set[int], why_not: Callable[[str], str]
-) -> dict[str, Site]:
+def spots(seen: Seen, module_of: dict[str, nn.Module], pinned: set[int], kept: Callable[[str], str]) -> dict[str, Site]:
     """The layers that there is another way for."""
     found = {}
     for name, module in module_of.items():
-        if name not in seen.calls or why_not(name):
+        if name not in seen.calls or kept(name):
             continue
-        pins = frozenset(n for n, p in module._parameters.items() if id(p) in pinned)
-        site = Site(name, module, seen.calls[name], pins)
+        site = site_of(name, module, seen, pinned)
         if ways(site):
             found[name] = site
     return found
