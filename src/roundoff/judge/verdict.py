@@ -20,6 +20,7 @@ from roundoff.judge.proof import prove_verdict
 from roundoff.judge.rows import rows
 from roundoff.judge.settle import Settled, State, settle
 from roundoff.judge.strays import neutral_draws_agree, numbers_come_back
+from roundoff.judge.unresolved import weigh_unresolved
 from roundoff.records import Evidence, Finding, Kind, Output, Verdict
 from roundoff.replay.run import Side, describe
 
@@ -86,7 +87,7 @@ def _decide(case: Case, settled: Settled) -> tuple[Verdict, str, Settled]:
         verdict, reason, settled = _not_the_same(case, settled)
         if verdict is not None:
             return verdict, reason, settled
-    stray = _plain_numbers(case) or _unfollowed(case) or _unbounded(case)
+    stray = _plain_numbers(case) or _unfollowed(case) or _unbounded(case) or weigh_unresolved(case, settled)
     if stray:
         return Verdict.UNDECIDED, stray, settled
     return Verdict.ROUNDOFF, _roundoff_reason(case, settled), settled

@@ -40,6 +40,8 @@ def perturb(
         rule = executed.rule
         if rule is not None and rule.nature is not Nature.ROUNDS:
             return executed.wide
+        if not any(y.is_nested or is_inexact(y.dtype) for y in executed.wide):
+            return executed.wide  # whole numbers and choices do not round
         if any(y.is_nested for y in executed.wide):  # few operators know them: all elements together
             (part,) = _uniform([1], torch.device("cpu"), generators, seed).tolist()
             return [y * (1 + _UNKNOWN * U64 * strength * part) if is_inexact(y.dtype) else y for y in executed.wide]
