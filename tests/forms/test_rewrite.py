@@ -200,29 +200,6 @@ def test_bad_input(model: Any, options: Any, text: str) -> None:
         roundoff.convert(model, torch.randn(2, 4), **options)
 
 
-def test_training_continues() -> None:
-    """In float64, so that 20 steps of a small network leave the two curves apart by far less than any real difference.
-
-    A step of gradient descent adds errors of some hundred u64 = 2^-53 of the loss; 20 steps that grow them tenfold each
-    would be needed to reach 1e-9 from there if nothing damped them, while a wrong gradient shows at the first step.
-    """
-    net = LeNet().double().eval()
-    x, y = torch.rand(8, 1, 20, 20, dtype=torch.float64), torch.randint(0, 5, (8,))
-    other = rewrite(net, (x,), {}, "conv").model
-    curves = []
-    for model in (net, other):
-        optimiser, losses = torch.optim.SGD(model.parameters(), 0.1), []
-        for _ in range(20):
-            optimiser.zero_grad()
-            loss = F.cross_entropy(model(x), y)
-            loss.backward()
-            optimiser.step()
-            losses.append(float(loss.detach()))
-        curves.append(torch.tensor(losses, dtype=torch.float64))
-    assert curves[0][-1] < curves[0][0]
-    assert float((curves[0] - curves[1]).abs().max()) < 1e-9
-
-
 def trained(model: nn.Module, like: nn.Module, y: Tensor) -> Any:
     """Five steps of gradient descent: the losses, and the parameters in the shapes of ``like``."""
     shapes = [p.shape for p in like.parameters()]
@@ -249,9 +226,6 @@ def test_training_is_the_same_function(to: str, layout: str) -> None:
     other = rewrite(net, (x,), {}, to, layout).model
     c = roundoff.compare(trained(net, net, y), trained(other, net, y), x)
     assert c, c.reason
-    with torch.no_grad():
-        next(other.parameters())[0] *= 1 + 1e-3
-    assert roundoff.compare(trained(net, net, y), trained(other, net, y), x).verdict == "different"
 
 
 def test_the_result_exports() -> None:
