@@ -12,6 +12,7 @@ from tests.tape.nets import Tied, cnn, encoder, mlp
 from torch import Tensor, nn
 
 from roundoff.formats import widen
+from roundoff.replay.constants import Constants
 from roundoff.replay.run import Ran, Side, run_wide
 from roundoff.tape.trace import random_state
 
@@ -201,6 +202,19 @@ def test_tensors_among_the_numbers_keep_their_wide_values(name: str) -> None:
 def test_a_tensor_made_of_a_tensor_has_its_wide_value() -> None:
     assert wide(lambda x: torch.tensor(x * 0.1), ONES).tolist() == [0.1, 0.1]
     assert wide(lambda x: torch.as_tensor(x * 0.1), ONES).tolist() == [0.1, 0.1]
+
+
+def test_numbers_are_remembered_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    remembered = []
+    remember = Constants.remember
+
+    def counted(self: Constants, x: Tensor, data: Any) -> None:
+        remembered.append(data)
+        remember(self, x, data)
+
+    monkeypatch.setattr(Constants, "remember", counted)
+    run(lambda x: x * torch.tensor(0.1) + torch.as_tensor([0.2]), torch.ones(3))
+    assert remembered == [0.1, [0.2]]
 
 
 def test_numbers_of_another_format() -> None:

@@ -20,6 +20,8 @@ from roundoff.tape.leaves import map_operands, operands, tensors
 from roundoff.tape.storages import StorageMap, has_storage
 from roundoff.tape.watch import Step
 
+_tensor = torch.tensor  # itself: while a run lasts, the module has another in its place
+
 Part = tuple[Any, ...]  # where a tensor lies in its storage: parameters may share one
 
 
@@ -92,7 +94,7 @@ class Constants:
     def _number(self, x: Tensor) -> Tensor | None:
         """The Python numbers that ``x`` was made from, wide."""
         if self.written is not None and x.dim() == 0 and is_inexact(x.dtype):
-            number = torch.tensor(self.written, dtype=wide_dtype(x.dtype), device=x.device)
+            number = _tensor(self.written, dtype=wide_dtype(x.dtype), device=x.device)
             if torch.equal(number.to(x.dtype), x):
                 return number
         return self._numbers.get(x)
@@ -108,7 +110,7 @@ class Constants:
         if not is_inexact(x.dtype):
             return
         try:
-            self._numbers.set(x, torch.tensor(data, dtype=wide_dtype(x.dtype), device=x.device))
+            self._numbers.set(x, _tensor(data, dtype=wide_dtype(x.dtype), device=x.device))
         except (TypeError, ValueError, RuntimeError):
             return  # not plain numbers: the tensor's own value stands
         self._seen.drop(x)  # it was met while it was being made: meet it again, with this value
