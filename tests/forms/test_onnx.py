@@ -50,25 +50,52 @@ def channels():
 """
 
 
-@pytest.mark.parametrize(
-    ("name", "to", "shape"),
-    [("calls", "conv", (2, 5, 4)), ("flat", "conv", (2, 1, 8, 8)), ("channels", "linear", (2, 1, 8, 8))],
-)
-def test_onnx_runtime(name: str, to: str, shape: tuple[int, ...], tmp_path: Path, monkeypatch: Any) -> None:
+def written(name: str, to: str, shape: tuple[int, ...], folder: Path, monkeypatch: Any, *more: str) -> Any:
+    """The session of ONNX Runtime for the program that the command writes."""
     import onnxruntime
 
-    (tmp_path / "net.py").write_text(NET)
-    monkeypatch.chdir(tmp_path)
-    spec = f"float32[{','.join(map(str, shape))}]"
-    done = CliRunner().invoke(app, ["convert", f"net.py:{name}", "--to", to, "--args", spec, "-o", "net.onnx"])
+    (folder / "net.py").write_text(NET)
+    monkeypatch.chdir(folder)
+    args = ["--to", to, *more, "--args", f"float32[{','.join(map(str, shape))}]", "--eval", "-o", "net.onnx"]
+    done = CliRunner().invoke(app, ["convert", f"net.py:{name}", *args])
     assert done.exit_code == 0, done.output
-    session = onnxruntime.InferenceSession("net.onnx", providers=["CPUExecutionProvider"])
-    x = torch.randint(-2, 3, shape).float()
-    (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    return onnxruntime.InferenceSession("net.onnx", providers=["CPUExecutionProvider"])
+
+
+def original(name: str) -> Any:
     space: dict[str, Any] = {}
     exec(NET, space)
-    assert torch.equal(torch.from_numpy(y), space[name]()(x))
+    return space[name]()
+
+
+@pytest.mark.parametrize(
+    ("name", "to", "layout", "shape"),
+    [
+        ("flat", "conv", "keep", (2, 1, 8, 8)),
+        ("calls", "conv", "flow", (2, 5, 4)),
+        ("channels", "linear", "keep", (2, 1, 8, 8)),
+    ],
+)
+def test_onnx_runtime(
+    name: str, to: str, layout: str, shape: tuple[int, ...], tmp_path: Path, monkeypatch: Any
+) -> None:
+    session = written(name, to, shape, tmp_path, monkeypatch, "--layout", layout)
+    x = torch.randint(-2, 3, shape).float()
+    (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    assert torch.equal(torch.from_numpy(y), original(name)(x))
     import onnx
 
     ops = {node.op_type for node in onnx.load("net.onnx").graph.node}
-    assert ("Conv" in ops) == (to == "conv" or name == "flat"), ops
+    assert ("Conv" in ops) == (to == "conv") and bool(ops & {"Gemm", "MatMul"}) == (to == "linear"), ops
+
+
+def test_dense(tmp_path: Path, monkeypatch: Any) -> None:
+    """One program for images of any size: each cell is the original on its crop."""
+    session = written("flat", "dense", (1, 1, 8, 8), tmp_path, monkeypatch)
+    net = original("flat")
+    for height, width in ((11, 9), (8, 8), (8, 12)):
+        x = torch.randint(-2, 3, (3, 1, height, width)).float()
+        (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        assert y.shape == (3, 5, height - 7, width - 7)
+        for i, j in ((0, 0), (height - 8, width - 8)):
+            assert torch.equal(torch.from_numpy(y[:, :, i, j]), net(x[:, :, i : i + 8, j : j + 8]))

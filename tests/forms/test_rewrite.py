@@ -228,10 +228,46 @@ def test_training_is_the_same_function(to: str, layout: str) -> None:
     assert c, c.reason
 
 
-def test_the_result_exports() -> None:
+@pytest.mark.parametrize("layout", ["keep", "flow"])
+def test_the_result_exports(layout: str) -> None:
     net, x = LeNet().eval(), torch.rand(2, 1, 20, 20)
-    model = rewrite(net, (x,), {}, "conv").model
+    model = rewrite(net, (x,), {}, "conv", layout).model
     dynamic = {"x": {0: torch.export.Dim("batch", min=2)}}
-    program = torch.export.export(model, (x,), dynamic_shapes=dynamic)
+    program = torch.export.export(model, (x,), dynamic_shapes=dynamic, strict=True)
     x = torch.rand(5, 1, 20, 20)
     torch.testing.assert_close(program.module()(x), net(x))
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attention(x, x, x)[0]
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "to", "layout"),
+    [
+        (Bottleneck, (2, 6, 8, 8), "linear", "keep"),
+        (SqueezeExcite, (2, 6, 4, 4), "linear", "flow"),
+        (Mixer, (2, 9, 8), "conv", "flow"),
+        (PointNet, (2, 3, 10), "linear", "keep"),
+        (Functional, (2, 4), "conv", "keep"),
+        (Attention, (2, 5, 8), "conv", "keep"),
+    ],
+)
+def test_strict_export(make: Any, shape: tuple[int, ...], to: str, layout: str) -> None:
+    """By Dynamo, which follows the Python code: a program of the other form's operators, without the original's."""
+    net, x = make().eval(), torch.rand(shape)
+    done = rewrite(net, (x,), {}, to, layout)
+    assert done.converted and not {d.what for d in done.declined} & {"linear", "conv2d"}
+    program = torch.export.export(done.model, (x,), strict=True)
+    torch.testing.assert_close(program.module()(x), net(x))
+    ops = [str(node.target) for node in program.graph.nodes]
+    counts = {form: sum(form in op for op in ops) for form in ("conv", "linear", "matmul")}
+    if to == "conv":
+        assert counts["conv"] and not counts["linear"], counts
+    else:
+        assert counts["linear"], counts
