@@ -67,9 +67,9 @@ def rewrite(site: Site) -> New:
 
 
 def permutes(site: Site) -> int:
-    """One before and one after a 1x1 convolution; a flattened input needs none."""
+    """One before and one after each call of a 1x1 convolution; a flattened input needs none."""
     conv: Any = site.module
-    return 2 if prod(conv.kernel_size) == 1 else 0
+    return 2 * len(site.calls) if prod(conv.kernel_size) == 1 else 0
 
 
 RULE = Rule("linear", "convolution to linear", is_conv, declines, rewrite, permutes, "weight [out, in * kernel]")

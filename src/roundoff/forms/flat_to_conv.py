@@ -43,6 +43,6 @@ RULE = Rule(
     lambda m: is_linear(m) or is_transposed(m),
     declines,
     rewrite,
-    lambda site: 1 if site.calls[0].flat and site.calls[0].flat[1] else 0,
+    lambda site: sum(bool(call.flat and call.flat[1]) for call in site.calls),
     "weight [out, C, H, W]",
 )

@@ -75,8 +75,8 @@ def _inputs(module: nn.Module) -> int:
 
 
 def permutes(site: Site) -> int:
-    """One before and one after, where the input has an axis besides samples and channels."""
-    return 2 if any(len(call.shape) > 2 for call in site.calls) else 0
+    """One before and one after each call whose input has an axis besides samples and channels."""
+    return 2 * sum(len(call.shape) > 2 for call in site.calls)
 
 
 RULE = Rule(

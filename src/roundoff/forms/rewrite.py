@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import UninitializedParameter
 
 from roundoff.conversion import Conversion, shapes_of
@@ -64,7 +65,7 @@ def _check_request(model: Any, to: str, layout: str) -> None:
 def _flowing(done: Conversion, permutes: dict[str, int], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Conversion:
     """The conversion with its layers in one layout where that can be. ``permutes``: the moves of an axis by each layer."""
     flowed = flow(done.model, args, kwargs, frozenset(name for name, moves in permutes.items() if moves))
-    left = done.permutes_left - sum(permutes.get(name, 0) for name in flowed.inside) + flowed.permutes
+    left = done.permutes_left - flowed.saved
     return replace(done, declined=done.declined + flowed.declined, permutes_left=left)
 
 
@@ -106,7 +107,7 @@ def _rewrite(
         if id(module) in replaced:
             swap(module, replaced[id(module)])
         if isinstance(module, nn.TransformerEncoderLayer):
-            vars(module)["activation_relu_or_gelu"] = 0  # its fast path reads the weights and calls no layer
+            _set_fast_path(module, to)
     layers = {c.module: True for c in converted} | {d.module: OWN_FORWARD not in d.reason for d in declined}
     calls = place_calls(new, seen.products, to, layers)
     converted += [*back_again, *calls.converted]
@@ -120,18 +121,24 @@ def _rewrite(
     return done, permutes
 
 
+def _set_fast_path(layer: nn.TransformerEncoderLayer, to: str) -> None:
+    """Its fused path reads the weights and calls no layer, so it is closed where these are convolutions."""
+    held = vars(layer)
+    if to == "conv" and held.get("activation_relu_or_gelu"):
+        held["_roundoff_activation"], held["activation_relu_or_gelu"] = held["activation_relu_or_gelu"], 0
+    elif to == "linear" and "_roundoff_activation" in held:
+        held["activation_relu_or_gelu"] = held.pop("_roundoff_activation")
+
+
 def _looks_convertible(module: nn.Module, to: str) -> bool:
     """True for what is a fully connected layer, or a convolution, of another make: it is listed, and not rewritten."""
-    if isinstance(module, (OverLastAxis, FromFlat)):
+    if isinstance(module, (OverLastAxis, FromFlat, ChannelLinear)):
         return False  # of this form already
-    name = type(module).__name__
+    name = getattr(module, "original_name", type(module).__name__)  # of a scripted module
     if to == "conv":
-        ours = isinstance(module, ChannelLinear)
-        return not ours and (
-            isinstance(module, nn.Linear) or ("Linear" in name and not module._modules and name != "Bilinear")
-        )
-    convs = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    return isinstance(module, convs) or (name.startswith("Conv") and type(module).__module__.startswith("torch.ao."))
+        layer = "Linear" in name and not module._modules and name != "Bilinear"
+        return layer or isinstance(module, (nn.Linear, nn.RNNBase, nn.RNNCellBase))
+    return isinstance(module, _ConvNd) or (name.startswith("Conv") and type(module).__module__.startswith("torch."))
 
 
 def _settled(layer: Declined, calls: Placed) -> bool:

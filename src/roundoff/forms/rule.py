@@ -62,10 +62,7 @@ def move_parameters(old: nn.Module, new: nn.Module, maps: dict[str, Map], pinned
         if parameter is None or name not in maps or name in pinned or maps[name].before == maps[name].after:
             new._parameters[name] = parameter
             continue
-        moved = nn.Parameter(maps[name].to(parameter.detach()).clone(), parameter.requires_grad)
-        if parameter.grad is not None:
-            moved.grad = maps[name].to(parameter.grad.detach()).clone()
-        new._parameters[name] = moved
+        new._parameters[name] = nn.Parameter(maps[name].to(parameter.detach()).clone(), parameter.requires_grad)
     if isinstance(new, Rewritten):
         new.view = maps["weight"]
         new.maps = {name: way for name, way in maps.items() if name not in pinned}

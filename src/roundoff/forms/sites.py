@@ -13,6 +13,10 @@ from roundoff.forms.observe import Seen
 from roundoff.forms.rule import Site
 
 OWN_FORWARD, NOT_CALLED = "has a forward of its own", "it is not called"
+#: What a class may have for itself: a forward that a rule knows, how it is made and printed, and what Python notes.
+_USUAL = {"forward", "__init__", "reset_parameters", "extra_repr", "__repr__", "__module__", "__qualname__", "__doc__",
+          "__annotations__", "__annotate__", "__annotate_func__", "__firstlineno__", "__static_attributes__",
+          "__orig_bases__", "__parameters__", "__constants__"}  # fmt: skip
 _STATE_HOOKS = (
     "_state_dict_hooks",
     "_state_dict_pre_hooks",
@@ -29,6 +33,8 @@ def site_of(name: str, module: nn.Module, seen: Seen, pinned: set[int]) -> Site:
 
 def why_not(module: nn.Module, seen: Seen, name: str, fits: bool) -> str:
     """Why the layer cannot be rewritten, whatever the rule says; an empty text where it can."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return "it is scripted: give the network as it is written in Python"
     parameters = {n for n, p in module._parameters.items() if p is not None}
     if any(isinstance(p, UninitializedParameter) for p in module._parameters.values()):
         return "it is lazy, and has no weight yet: run the network once, then convert it"
@@ -38,8 +44,11 @@ def why_not(module: nn.Module, seen: Seen, name: str, fits: bool) -> str:
         return "its weight is computed from other parameters (pruning, weight norm or spectral norm): remove that first"
     if not fits:
         return f"a {type(module).__name__} {OWN_FORWARD}, which a rule cannot know"
-    if "forward" in vars(module) or type(module).__call__ is not nn.Module.__call__:
+    if "forward" in vars(module):
         return "its forward was replaced"
+    added = _added(type(module))
+    if added:
+        return f"its class has {added} of its own, which the other form would not have"
     if not parameters <= {"weight", "bias"} or "weight" not in parameters or module._buffers or module._modules:
         return "it holds more than a weight and a bias"
     weight = module._parameters["weight"]
@@ -58,6 +67,12 @@ def why_not(module: nn.Module, seen: Seen, name: str, fits: bool) -> str:
     if name not in seen.calls:
         return f"{NOT_CALLED} in the run on the given input: what runs reads its weight, or nothing does"
     return ""
+
+
+def _added(kind: type[nn.Module]) -> str:
+    """What the user's class has besides what its PyTorch class has, and how it is made and printed."""
+    users = [c for c in kind.__mro__ if not c.__module__.startswith(("torch.", "roundoff.", "builtins", "typing"))]
+    return ", ".join(name for c in users for name in vars(c) if name not in _USUAL)
 
 
 def _owners(model: nn.Module) -> Iterator[tuple[int, int]]:

@@ -9,6 +9,10 @@ from roundoff.forms.layers import Rewritten
 _HOOKS = ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks",
           "_forward_pre_hooks_with_kwargs", "_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook")  # fmt: skip
 
+#: What a layer in another form has for itself.
+_OF_FORMS = {"in_features", "out_features", "view", "maps", "sizes", "last", "pads"}
+_OF_FORMS |= vars(nn.Conv1d(1, 1, 1, device="meta")).keys()
+
 
 def swap(old: nn.Module, new: nn.Module) -> None:
     """``old`` turns into ``new``, with its hooks and what the user put on it.
@@ -26,8 +30,7 @@ def _carry_over(old: nn.Module, new: nn.Module) -> None:
     for name in _HOOKS:
         if name in vars(old):
             vars(new)[name] = vars(old)[name]
-    if isinstance(old, Rewritten):
-        return
+    ours = _OF_FORMS if isinstance(old, Rewritten) else ()
     for name, value in vars(old).items():
-        if name not in vars(new) and not hasattr(type(new), name):
+        if name not in vars(new) and name not in ours and not hasattr(type(new), name):
             vars(new)[name] = value

@@ -24,8 +24,8 @@ def apply(op: str, args: Any, kwargs: dict[str, Any], is_weight: IsWeight) -> Te
     equation, *operands = args
     if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
         operands = list(operands[0])
-    if not any(isinstance(x, Tensor) and is_weight(x) for x in operands):
-        return ""
+    if len(operands) == 1 or not any(isinstance(x, Tensor) and is_weight(x) for x in operands):
+        return ""  # it multiplies nothing, or no weight
     if not isinstance(equation, str):
         return "its axes are given as lists"
     if len(operands) != 2 or kwargs:

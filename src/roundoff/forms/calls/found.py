@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from roundoff.errors import RoundoffError
+from roundoff.forms.calls.given import name_of
 from roundoff.forms.calls.mode import tensors
 from roundoff.forms.calls.rules import rule_for
 
@@ -29,7 +30,7 @@ class Like:
 @dataclass(frozen=True)
 class WeightCall:
     """A call with a weight: the module it stands in, the function, its arguments with a :class:`Like` for each tensor, the
-    parameters that its weights come from, and the modules in which those were computed."""
+    parameters that its weights come from, the modules in which those were computed, and what else they come from."""
 
     module: str
     function: Callable[..., Any]
@@ -37,11 +38,12 @@ class WeightCall:
     kwargs: dict[str, Any]
     parameters: tuple[str, ...]
     places: frozenset[str]
+    others: tuple[str, ...] = ()
 
     @property
     def op(self) -> str:
         """The name of the function."""
-        return str(getattr(self.function, "__name__", self.function))
+        return name_of(self.function)
 
     def __str__(self) -> str:
         return f"{self.op}({', '.join(self.parameters)})"
@@ -127,7 +129,7 @@ class _Moves(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        op = getattr(func, "__name__", "")
+        op = name_of(func)
         if op in ("conv1d", "conv2d", "conv3d", "linear"):
             self.form = op
         if op in ("permute", "movedim") and not any(self.is_weight(x) for x in tensors(args, {})):

@@ -25,6 +25,11 @@ class CallRule:
     ensures: str
 
 
+def name_of(function: Any) -> str:
+    """The name of a function of PyTorch; for an overload of an operator (``aten.linear.default``) that of the operator."""
+    return str(getattr(getattr(function, "overloadpacket", function), "__name__", function))
+
+
 def named(names: tuple[str, ...], args: Any, kwargs: dict[str, Any]) -> dict[str, Any] | str:
     """The arguments by their names; a reason where one has another name."""
     kwargs = {name: value for name, value in kwargs.items() if (name, value) != ("out", None)}

@@ -21,7 +21,7 @@ from roundoff.forms.calls.contraction import contraction
 from roundoff.forms.calls.given import CallRule, IsWeight, named, unusual
 from roundoff.forms.calls.linear import last_axis
 
-_NAMES = {"mm": ("input", "mat2"), "bmm": ("input", "mat2"), "mv": ("input", "vec")}
+_NAMES = {"mm": ("input", "mat2"), "bmm": ("input", "mat2"), "mv": ("input", "vec"), "dot": ("input", "tensor")}
 
 
 def apply(op: str, args: Any, kwargs: dict[str, Any], is_weight: IsWeight) -> Tensor | str:
@@ -83,5 +83,8 @@ def _led(x: Tensor, other: Tensor) -> tuple[Tensor, list[Any]]:
 
 
 RULE = CallRule(
-    "conv", frozenset({"matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv"}), apply, "conv, grouped for each e"
+    "conv",
+    frozenset({"matmul", "linalg_matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv", "dot"}),
+    apply,
+    "conv, grouped for each e",
 )

@@ -5,15 +5,12 @@ parameters that were found in them, and whatever is computed from those alone. A
 the rule says; every other one, and one to which the rule does not apply, runs as it stands. So a mistake in telling
 weights from inputs costs nothing but the other form.
 
-The module gets a class of its own, made from its class: same name, same signature, same everything but ``forward``.
-It is pickled as its own class and a record, so that it can be saved, copied, exported and compiled.
+The module gets a class of its own, and can be saved, copied, exported and compiled.
 """
 
 from __future__ import annotations
 
-import copyreg
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from roundoff.forms.calls.given import name_of
 from roundoff.forms.calls.rules import opened, rule_for
+from roundoff.forms.own_class import Forward, give_class, take_class
 
 _RECORD = "_roundoff_calls"
 
@@ -64,7 +63,7 @@ class _InForm(TorchFunctionMode):
         if body is not None:
             with self:
                 return body(*args, **kwargs)
-        op = getattr(func, "__name__", "")
+        op = name_of(func)
         if op in self.calls.ops:
             rule = rule_for(self.calls.to, op)
             y = rule.apply(op, args, kwargs, self.is_weight) if rule is not None else ""
@@ -94,7 +93,7 @@ def with_calls(module: nn.Module, calls: Calls) -> None:
     if old is not None:
         calls = Calls(calls.to, old.ops | calls.ops, old.weights + calls.weights, old.said + calls.said)
     else:
-        module.__class__ = _in_form(type(module))
+        give_class(module, _in_form)
     vars(module)[_RECORD] = calls
 
 
@@ -111,41 +110,18 @@ def restored(model: nn.Module, to: str) -> list[tuple[str, str, str]]:
         calls = vars(module).get(_RECORD)
         if calls is not None and calls.to != to:
             del vars(module)[_RECORD]
-            module.__class__ = type(module).__mro__[1]
+            take_class(module)
             found += [(name, after, before) for before, after in calls.said]
     return found
 
 
-_CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
+def _in_form(original: Forward) -> Forward:
+    """A forward whose calls are in the form that the module's record says."""
 
-
-def _in_form(base: type[nn.Module]) -> type[nn.Module]:
-    """The class of a module of ``base`` with calls in another form: one for each, as for any class."""
-    if base not in _CLASSES:
-        _CLASSES[base] = _made(base)
-    return _CLASSES[base]
-
-
-def _made(base: type[nn.Module]) -> type[nn.Module]:
-    original: Callable[..., Any] = base.forward
-
-    @functools.wraps(original)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if any(x.is_nested for x in tensors(args, kwargs)):
             return original(self, *args, **kwargs)  # for some of these PyTorch has kernels only where no mode looks on
         with _InForm(self, vars(self)[_RECORD]):
             return original(self, *args, **kwargs)
 
-    def reduce(self: nn.Module, protocol: Any) -> Any:
-        made = base.__reduce_ex__(self, max(int(protocol), 2))
-        if isinstance(made, tuple) and made[0] is copyreg.__newobj__:  # type: ignore[attr-defined]
-            return (_empty, (base,), *made[2:])
-        return made
-
-    own = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
-    return type(base.__name__, (base,), {"forward": forward, "__reduce_ex__": reduce, **own})
-
-
-def _empty(base: type[nn.Module]) -> nn.Module:
-    made = _in_form(base)
-    return made.__new__(made)
+    return forward

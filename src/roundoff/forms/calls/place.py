@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from roundoff.forms.calls.found import WeightCall, check_call
 from roundoff.forms.calls.mode import Calls, Weight, with_calls
@@ -25,8 +25,10 @@ class Placed:
     left: set[str] = field(default_factory=set)
 
 
-def place_calls(model: nn.Module, calls: Iterable[WeightCall], to: str, layers: Mapping[str, bool]) -> Placed:
-    """Rewrite in ``model``, in place, each call that has a rule.
+def place_calls(
+    model: nn.Module, calls: Iterable[tuple[WeightCall, int]], to: str, layers: Mapping[str, bool]
+) -> Placed:
+    """Rewrite in ``model``, in place, each call that has a rule; ``calls`` says how often each ran.
 
     ``layers`` are the names of those that have a rule of their own, and whether calls within them are left alone all the
     same: they belong to the layer.
@@ -36,7 +38,7 @@ def place_calls(model: nn.Module, calls: Iterable[WeightCall], to: str, layers: 
     owners = {id(p): (m, n) for m in modules.values() for n, p in m._parameters.items() if p is not None}
     parameters = dict(model.named_parameters())
     wanted: dict[str, dict[str, tuple[WeightCall, str]]] = {}
-    for call in calls:
+    for call, times in calls:
         if call.op not in PRODUCTS[to] or _within(call.module, layers):
             continue
         why = _why_not(modules[call.module], call)
@@ -50,9 +52,8 @@ def place_calls(model: nn.Module, calls: Iterable[WeightCall], to: str, layers: 
             done.left.update(call.parameters)
             continue
         assert checked is not None
-        if str(call) not in wanted.setdefault(call.module, {}):
-            done.permutes += checked.permutes
-        wanted[call.module].setdefault(str(call), (call, checked.after))
+        done.permutes += checked.permutes * times
+        wanted.setdefault(call.module, {}).setdefault(str(call), (call, checked.after))
     for name, those in wanted.items():
         module = modules[name]
         names = dict.fromkeys(p for call, _ in those.values() for p in call.parameters)
@@ -72,10 +73,12 @@ def _within(name: str, layers: Mapping[str, bool]) -> bool:
 def _why_not(module: nn.Module, call: WeightCall) -> str:
     if call.places - {call.module}:
         return "its weight is computed in another module"
+    if call.others:
+        return f"its weight is computed from {' and '.join(call.others)} too, not from parameters alone"
     if "forward" in vars(module):
         return "the forward of its module was replaced"
-    if isinstance(module, (torch.jit.ScriptModule, nn.DataParallel)):
-        return f"it stands in a {type(module).__name__}"
+    if isinstance(module, (torch.jit.ScriptModule, fx.GraphModule, nn.DataParallel)):
+        return f"it stands in a {type(module).__name__}, which makes its own forward"
     return ""
 
 

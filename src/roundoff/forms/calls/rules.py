@@ -17,8 +17,10 @@ _BY_NAME = {(rule.to, op): rule for rule in RULES for op in rule.ops}
 #: Calls that multiply, by the form that they would be rewritten to; those without a rule are declined.
 PRODUCTS = {
     "conv": frozenset(op for rule in RULES if rule.to == "conv" for op in rule.ops)
-    | {"addbmm", "inner", "multi_dot", "bilinear", "chain_matmul", "addmm_", "baddbmm_", "addmv_"},
-    "linear": frozenset(op for rule in RULES if rule.to == "linear" for op in rule.ops),
+    | {"addbmm", "inner", "linalg_multi_dot", "linalg_vecdot", "vdot", "bilinear", "chain_matmul"}
+    | {"addmm_", "baddbmm_", "addmv_", "addbmm_"},
+    "linear": frozenset(op for rule in RULES if rule.to == "linear" for op in rule.ops)
+    | {"conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "conv_tbc"},
 }
 
 

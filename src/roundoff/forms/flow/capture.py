@@ -47,17 +47,21 @@ def _modes() -> tuple[object, ...]:
 
 
 def _state(module: nn.Module) -> list[tuple[str, object, int]]:
-    """What the modules hold, by identity, and how much of it; kept alive, so that nothing else gets the identity of one."""
+    """What the modules hold, by identity, and how much of it or in which version; kept alive, so that nothing else gets the
+    identity of one."""
     held = [vars(m) | m._parameters | m._buffers for m in module.modules()]
-    return [
-        (name, x, len(x) if isinstance(x, (list, dict, set)) else 0)
-        for those in held
-        for name, x in those.items()
-        if name != "training"
-    ]
+
+    def extent(x: Any) -> int:
+        if isinstance(x, Tensor):
+            return -1 if x.is_inference() else x._version
+        return len(x) if isinstance(x, (list, dict, set)) else 0
+
+    return [(name, x, extent(x)) for those in held for name, x in those.items() if name != "training"]
 
 
 class _Tracer(fx.Tracer):
+    proxy_buffer_attributes = True  # what is done with buffers alone is a part of the forward too
+
     def __init__(self) -> None:
         super().__init__()
         self.modes = _modes()
@@ -97,10 +101,8 @@ def capture(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
             m.training = flag
     if str(training) != str(graph):
         raise RoundoffError("its forward depends on the training flag other than through modules of PyTorch")
-    for node in graph.nodes:
-        if _writes(node, module) and any(user > node for x in node.all_input_nodes for user in x.users if user != node):
-            raise RoundoffError(f"{node.target} writes into a tensor that is used afterwards")
     _check(module, graph, given)
+    _check_writes(module, graph)
     ranks = tuple(
         (n, x.dim(), None, parameters[n].default) if isinstance(x, Tensor) else (n, None, x, parameters[n].default)
         for n, x in given.items()
@@ -110,19 +112,30 @@ def capture(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 def _check(module: nn.Module, graph: fx.Graph, given: dict[str, Any]) -> None:
     """Run the graph and the forward, from equal random states. Raises RoundoffError where they differ."""
+    mine, graphs = ({n: x.clone() if isinstance(x, Tensor) else x for n, x in given.items()} for _ in range(2))
     randomness = random_state()
     try:
         with torch.no_grad():
-            want = module(**given)
+            want = module(**mine)
             set_random_state(randomness)
-            got = _plain(_Shapes(module, graph).run(*given.values()))
+            got = _plain(_Shapes(module, graph).run(*graphs.values()))
     finally:
         set_random_state(randomness)
     (a, structure), (b, other) = tree_flatten(want), tree_flatten(got)
     if structure != other:
         raise RoundoffError(f"its output is a {type(want).__name__}, which torch.fx does not keep")
-    if not all(_same(x, y) for x, y in zip(a, b, strict=True)):
-        raise RoundoffError("its graph gives other values than its forward")
+    if not all(_same(x, y) for x, y in zip([*a, *mine.values()], [*b, *graphs.values()], strict=True)):
+        raise RoundoffError("its graph gives other values than its forward, or leaves others in its input")
+
+
+def _check_writes(module: nn.Module, graph: fx.Graph) -> None:
+    """Raise RoundoffError where the memory of a value is written into, and it or another view of it is used afterwards."""
+    for node in graph.nodes:
+        if _writes(node, module):
+            written = frozenset[int]().union(*(x.meta["memory"] for x in node.all_input_nodes))
+            before = [x for x in graph.nodes if x < node and x.meta["memory"] & written]
+            if any(user > node for x in before for user in x.users):
+                raise RoundoffError(f"{node.target} writes into a tensor that is used afterwards")
 
 
 def _plain(x: Any) -> Any:
@@ -165,24 +178,36 @@ def _traced(module: nn.Module, fixed: dict[str, Any]) -> fx.Graph:
 def _writes(node: fx.Node, module: nn.Module) -> bool:
     if node.op == "call_module":
         return bool(getattr(module.get_submodule(str(node.target)), "inplace", False))
-    if node.kwargs.get("inplace") or node.kwargs.get("out") is not None:
-        return True
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return node.op in ("call_function", "call_method") and (
-        name == "setitem" or (name.endswith("_") and not name.endswith("__")) or name in _IN_PLACE
-    )
+    return bool(node.kwargs.get("inplace")) or node.kwargs.get("out") is not None or in_place(called(node))
 
 
-_IN_PLACE = {"iadd", "isub", "imul", "itruediv", "ipow"}
+def called(node: fx.Node) -> str:
+    """The name of the function of PyTorch or of the method that a node calls; empty for everything else."""
+    if node.op == "call_method":
+        return str(node.target)
+    ours = str(getattr(node.target, "__module__", "")).startswith(("torch", "_operator", "builtins"))
+    return str(getattr(node.target, "__name__", "")) if node.op == "call_function" and ours else ""
+
+
+def in_place(name: str) -> bool:
+    """True for a function that writes into its first argument."""
+    return name in _IN_PLACE or (name.endswith("_") and not name.endswith("__"))
+
+
+_IN_PLACE = {"iadd", "isub", "imul", "itruediv", "ipow", "setitem"}
 
 
 class _Shapes(fx.Interpreter):
+    """Notes of each node its result's shape, and the memory that it holds. All of it is kept, so that none is used twice."""
+
     def __init__(self, module: nn.Module, graph: fx.Graph) -> None:
-        super().__init__(module, graph=graph)
+        super().__init__(module, garbage_collect_values=False, graph=graph)
 
     def run_node(self, n: fx.Node) -> Any:
         out = super().run_node(n)
         n.meta["like"] = tuple(map(_like, out)) if isinstance(out, (list, tuple)) else _like(out)
+        held = [x for x in tree_leaves(out) if isinstance(x, Tensor) and x.layout == torch.strided and x.numel()]
+        n.meta["memory"] = frozenset(x.untyped_storage().data_ptr() for x in held)
         return out
 
 

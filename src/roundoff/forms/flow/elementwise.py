@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from torch import fx, nn
 
-from roundoff.forms.flow.capture import Like
+from roundoff.forms.flow.capture import Like, called, in_place
 from roundoff.forms.flow.program import has_hooks
 from roundoff.forms.flow.push import Push, replaced
 from roundoff.forms.flow.values import Ref, Value, identity
@@ -36,8 +36,7 @@ def elementwise(push: Push, node: fx.Node) -> Value | None:
         if type(module) not in _MODULES or has_hooks(module):
             return None
     else:
-        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-        if name not in _NAMES or {"out", "memory_format"} & set(node.kwargs):
+        if called(node) not in _NAMES or {"out", "memory_format"} & set(node.kwargs):
             return None
     like = node.meta.get("like")
     given = [push.value(n) for n in node.all_input_nodes]
@@ -47,7 +46,7 @@ def elementwise(push: Push, node: fx.Node) -> Value | None:
     rank = len(like.shape)
     if any(v.axes is None or len(v.axes) != rank for v in tensors):
         return None
-    want = tensors[0 if push.keep else -1].axes
+    want = tensors[0 if push.keep or in_place(called(node)) else -1].axes
     assert want is not None
 
     def held(n: fx.Node) -> Ref:
@@ -55,7 +54,7 @@ def elementwise(push: Push, node: fx.Node) -> Value | None:
         return push.weight(value, want) if value.weight else push.at(value, want)
 
     args, kwargs = replaced((node.args, node.kwargs), held)
-    if node.target == "contiguous" and want != identity(
+    if called(node) == "contiguous" and want != identity(
         rank
     ):  # of what the network thinks it is: what is held is as it is
         return push.made(node, args[0], want)

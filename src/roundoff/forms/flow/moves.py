@@ -1,7 +1,7 @@
 """A move of axes in the network changes the order in which it thinks of what is held, and moves nothing.
 
-permute, transpose, swapaxes, movedim, t, T and mT give the order of the result. Flattening axes that are held side by side
-in the network's order flattens what is held.
+permute, transpose, swapaxes, movedim, t, mT and the T of a matrix give the order of the result. Flattening axes that are
+held side by side in the network's order flattens what is held.
 
 Requires: axes given as numbers.
 Applies: to values that are held anywhere.
@@ -15,33 +15,33 @@ from typing import Any
 import torch
 from torch import fx
 
-from roundoff.forms.flow.capture import Like
+from roundoff.forms.flow.capture import Like, called
 from roundoff.forms.flow.push import Push
 from roundoff.forms.flow.steps import shape_of
 from roundoff.forms.flow.values import Axes, Value, identity, then
 
-_NAMES = {"permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "t", "adjoint"}
+_NAMES = {"permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "t"}
 
 
 def moves(push: Push, node: fx.Node) -> Value | None:
     """The rule."""
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    name = called(node)
     x = push.tensor(node.args[0]) if node.args else None
     if x is None or x.axes is None:
         return None
     rank, rest = len(x.axes), _axes_given(node)
-    if name == "getattr" and rest in (["T"], ["mT"], ["H"], ["mH"]):
+    if name == "getattr" and (rest == ["mT"] or (rest == ["T"] and rank == 2)):
         push.own += 1
         return push.made(node, x.ref, then(x.axes, (*range(rank - 2), *range(rank - 2, rank)[::-1])))
     if name in ("size", "dim", "getattr"):
         return _asked(push, node, name, x, rest)
-    if name == "flatten" and node.op != "call_module":
+    if name == "flatten":
         return _flattened(push, node, x, rest)
     if name not in _NAMES or rest is None:
         return None
     order = torch.empty([1] * rank, device="meta")
     tags = order.as_strided([1] * rank, list(range(rank)))  # the strides tell the axes apart
-    asked: torch.Tensor = getattr(tags, str(name))(*node.args[1:], **node.kwargs)
+    asked: torch.Tensor = getattr(tags, name)(*node.args[1:], **node.kwargs)
     push.own += 1
     return push.made(node, x.ref, then(x.axes, tuple(asked.stride())))
 

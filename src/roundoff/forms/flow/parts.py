@@ -12,6 +12,7 @@ import operator
 import torch
 from torch import fx
 
+from roundoff.forms.flow.capture import called
 from roundoff.forms.flow.push import Push
 from roundoff.forms.flow.values import Value
 
@@ -20,7 +21,7 @@ _CAT = {"cat", "concat", "concatenate"}
 
 def parts(push: Push, node: fx.Node) -> Value | None:
     """The rule."""
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    name = called(node)
     if node.target is operator.getitem and isinstance(node.args[0], fx.Node):
         whole = push.value(node.args[0])
         if whole.parts is None or not isinstance(node.args[1], int):

@@ -1,14 +1,11 @@
 """A forward as a list of lines, which a module runs instead of its own where its input has the ranks that were seen.
 
-The module gets a class of its own, made from its class, as for calls: same name and signature, and it can be copied,
-pickled, exported and compiled. Its parameters and modules stay where they are; the lines name them by their paths.
+The module gets a class of its own, and can be copied, pickled, exported and compiled. Its parameters and modules stay where
+they are; the lines name them by their paths.
 """
 
 from __future__ import annotations
 
-import copyreg
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from roundoff.forms.flow.values import Ref
+from roundoff.forms.own_class import Forward, give_class, take_class
 
 _PROGRAM = "_roundoff_flow"
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -65,20 +63,24 @@ class Program:
     given: tuple[tuple[str, int | None, Any, Any], ...]
     inner: tuple[tuple[str, str], ...]
 
-    def holds(self, module: nn.Module, arguments: dict[str, Any]) -> bool:
-        """True where the lines are for these arguments, and the modules within are those that were seen."""
-        for path, name in self.inner:
+    def arguments(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
+        """The arguments by their names, where the lines are for such and the modules within are those that were seen."""
+        names = [given[0] for given in self.given]
+        arguments = dict(zip(names, args, strict=False)) | kwargs
+        if len(args) > len(names) or not all(name in names for name in arguments):
+            return None
+        for path, kind in self.inner:
             inner = module.get_submodule(path)
-            if class_name(inner) != name or has_hooks(inner):
-                return False
+            if class_name(inner) != kind or has_hooks(inner):
+                return None
         for name, rank, value, default in self.given:
             x = arguments.get(name, default)
             if rank is None:
                 if isinstance(x, Tensor) or (x is not value and x != value):
-                    return False
+                    return None
             elif not isinstance(x, Tensor) or x.is_nested or x.dim() != rank:
-                return False
-        return all(name in [given[0] for given in self.given] for name in arguments)
+                return None
+        return arguments
 
     def run(self, module: nn.Module, arguments: dict[str, Any]) -> Any:
         """The result of the lines in ``module``."""
@@ -110,7 +112,7 @@ class Program:
 
 def with_program(module: nn.Module, program: Program) -> None:
     """Let ``module`` run ``program`` as its forward. It stays the same object."""
-    module.__class__ = _flowing(type(module))
+    give_class(module, _flowing)
     vars(module)[_PROGRAM] = program
 
 
@@ -118,43 +120,18 @@ def without_programs(model: nn.Module) -> None:
     """Give each module of ``model`` its own forward again."""
     for module in model.modules():
         if vars(module).pop(_PROGRAM, None) is not None:
-            module.__class__ = type(module).__mro__[1]
+            take_class(module)
 
 
-_CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
+def _flowing(original: Forward) -> Forward:
+    """A forward that runs the module's program where it is for the arguments."""
 
-
-def _flowing(base: type[nn.Module]) -> type[nn.Module]:
-    if base not in _CLASSES:
-        _CLASSES[base] = _made(base)
-    return _CLASSES[base]
-
-
-def _made(base: type[nn.Module]) -> type[nn.Module]:
-    original: Callable[..., Any] = base.forward
-
-    @functools.wraps(original)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         program: Program = vars(self)[_PROGRAM]
-        names = [given[0] for given in program.given]
-        arguments = dict(zip(names, args, strict=False)) | kwargs
-        if len(args) > len(names) or not program.holds(self, arguments):
-            return original(self, *args, **kwargs)
-        return program.run(self, arguments)
+        arguments = program.arguments(self, args, kwargs)
+        return original(self, *args, **kwargs) if arguments is None else program.run(self, arguments)
 
-    def reduce(self: nn.Module, protocol: Any) -> Any:
-        made = base.__reduce_ex__(self, max(int(protocol), 2))
-        if isinstance(made, tuple) and made[0] is copyreg.__newobj__:  # type: ignore[attr-defined]
-            return (_empty, (base,), *made[2:])
-        return made
-
-    own = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
-    return type(base.__name__, (base,), {"forward": forward, "__reduce_ex__": reduce, **own})
-
-
-def _empty(base: type[nn.Module]) -> nn.Module:
-    made = _flowing(base)
-    return made.__new__(made)
+    return forward
 
 
 def freed(lines: list[Line]) -> tuple[Line, ...]:

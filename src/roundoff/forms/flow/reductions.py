@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from roundoff.forms.flow.capture import called
 from roundoff.forms.flow.program import has_hooks
 from roundoff.forms.flow.push import Push
 from roundoff.forms.flow.values import Value, identity, squeezed
@@ -32,14 +33,14 @@ def reductions(push: Push, node: fx.Node) -> Value | None:
     rank = len(x.axes)
     if node.op == "call_module":
         return _module(push, node, x)
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    name = called(node)
     given = dict(zip(("dim", "keepdim"), node.args[1:], strict=False)) | dict(node.kwargs)
     if name in _SOFT:
         rest = {key: value for key, value in node.kwargs.items() if key not in ("dim", "_stacklevel")}
         dim = given.get("dim")
         if not isinstance(dim, int) or len(node.args) > 2 or set(rest) - {"dtype"} or rest.get("dtype") is not None:
             return None
-        return push.made(node, push.line("function", getattr(torch, str(name)), x.ref, x.axes[dim]), x.axes)
+        return push.made(node, push.line("function", getattr(torch, name), x.ref, x.axes[dim]), x.axes)
     dims = given.get("dim")
     dims = [dims] if isinstance(dims, int) else dims
     if name not in _OVER or not isinstance(dims, (list, tuple)) or set(given) - {"dim", "keepdim"} or not dims:
@@ -48,7 +49,7 @@ def reductions(push: Push, node: fx.Node) -> Value | None:
     if not all(isinstance(d, int) for d in dims) or not isinstance(keepdim, bool) or len(node.args) > 3:
         return None
     gone = frozenset(int(d) % rank for d in dims)
-    ref = push.line("function", getattr(torch, str(name)), x.ref, tuple(x.axes[d] for d in sorted(gone)), keepdim)
+    ref = push.line("function", getattr(torch, name), x.ref, tuple(x.axes[d] for d in sorted(gone)), keepdim)
     return push.made(node, ref, x.axes if keepdim else squeezed(x.axes, gone))
 
 

@@ -7,7 +7,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
 from roundoff.errors import RoundoffError
@@ -31,12 +31,11 @@ RULES = (layers, norms, draws, elementwise, moves, reductions, parts)
 
 @dataclass(frozen=True)
 class Flowed:
-    """The modules that run a program, the moves of axes that they make, the layers that run on what is held there, and the
-    modules that could not be captured."""
+    """The modules that run a program, how many moves of axes fewer a run makes with them (the network's own are counted
+    as they run there), and the modules that could not be captured."""
 
     regions: tuple[str, ...]
-    permutes: int
-    inside: frozenset[str]
+    saved: int
     declined: tuple[Declined, ...]
 
 
@@ -51,7 +50,7 @@ def flow(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], moving
     candidates = {name for name, m in modules.items() if _holds_layers(m) and not isinstance(m, Rewritten)}
     args, kwargs = tree_map(lambda x: x.detach().clone() if isinstance(x, Tensor) else x, (args, kwargs))
     calls = runs(copy, candidates, args, kwargs)
-    regions: dict[str, int] = {}
+    regions: dict[str, int] = {}  # what each saves
     inside: set[str] = set()
     declined: list[Declined] = []
 
@@ -63,7 +62,7 @@ def flow(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], moving
                 raise RoundoffError("it is a module of PyTorch")
             if has_calls(module):
                 raise RoundoffError("some of its calls are in another form")
-            if "forward" in vars(module):
+            if "forward" in vars(module) or isinstance(module, fx.GraphModule):
                 raise RoundoffError("its forward was replaced")
             given, named = calls[name][0]
             program, permutes, own = push(module, capture(module, given, named), RULES)
@@ -71,10 +70,12 @@ def flow(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], moving
             declined.append(Declined(name, type(module).__name__, f"layout='keep' here, for {error}"))
             return _within(name, module)
         layers_run = list(_run_on_held(program))
-        if not layers_run or permutes >= own + 2 * len(layers_run):
-            return None  # nothing to gain: each of these layers moves an axis there and back
+        without = 2 * len(layers_run)  # each of these layers moves an axis there and back
+        if not layers_run or permutes >= own + without:
+            return None
         with_program(dict(model.named_modules())[name], program)
-        regions[name] = permutes
+        held = sum(program.arguments(module, *call) is not None for call in calls[name])
+        regions[name] = (without - permutes) * held
         inside.update(f"{name}.{path}".lstrip(".") for path in layers_run)
         return None
 
@@ -84,7 +85,7 @@ def flow(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], moving
 
     visit("", copy)
     told = [d for d in declined if any(_under(name, [d.module]) for name in moving - inside)]
-    return Flowed(tuple(regions), sum(regions.values()), frozenset(inside), tuple(told))
+    return Flowed(tuple(regions), sum(regions.values()), tuple(told))
 
 
 def _under(name: str, those: Iterable[str]) -> bool:
