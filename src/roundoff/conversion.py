@@ -19,9 +19,9 @@ class Conversion:
     """A network in another form, or with exact layers (``to`` is ``exact``, and there is no proof by comparison).
 
     ``model`` is an ``nn.Module`` of its own: the original is untouched. ``permutes_left`` counts the moves of an axis that
-    the rewritten layers make. ``comparison`` is the proof on the given input, ``second`` the one on an input that was
-    drawn (None where the original does not run on it). ``shapes`` has each entry of the original's state dict. ``dense``
-    says where the cells of a dense network lie, and which are exact; ``fastest`` what was measured.
+    the rewritten layers make in a run on the given input. ``comparison`` is the proof on that input, ``second`` the one on
+    an input that was drawn (None where the original does not run on it). ``shapes`` has each entry of the original's state
+    dict. ``dense`` says where the cells of a dense network lie, and which are exact; ``fastest`` what was measured.
     """
 
     to: str

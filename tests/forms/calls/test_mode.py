@@ -184,3 +184,63 @@ def test_nested_tensors_take_the_path_that_they_had() -> None:
     other = rewrite(net, (x,), {}, "conv").model
     with torch.no_grad():
         torch.testing.assert_close(other(x, src_key_padding_mask=padded), net(x, src_key_padding_mask=padded))
+
+
+class Call(nn.Module):
+    """One call with a parameter, and a buffer."""
+
+    def __init__(self, call: Any) -> None:
+        super().__init__()
+        self.w, self.mask, self.call = nn.Parameter(torch.randn(4, 4)), nn.Buffer(torch.eye(4)), call
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.call(x, self.w, self.mask)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x, w, mask: torch.linalg.matmul(x, w),
+        lambda x, w, mask: torch.stack([torch.dot(row, w[0]) for row in x]),
+        lambda x, w, mask: torch.ops.aten.linear.default(x, w),
+        lambda x, w, mask: x @ torch.einsum("ij->ji", w),
+    ],
+)
+def test_other_names_of_a_product(call: Any) -> None:
+    net, x = Call(call), torch.randn(3, 4)
+    done = rewrite(net, (x,), {}, "conv")
+    assert len(done.converted) == 1 and not done.declined
+    torch.testing.assert_close(done.model(x), net(x))
+
+
+@pytest.mark.parametrize(
+    ("call", "to", "why"),
+    [
+        (lambda x, w, mask: F.linear(x, w * mask), "conv", "computed from mask too, not from parameters alone"),
+        (lambda x, w, mask: x @ (w + torch.ones(4)).tanh(), "conv", "computed from a constant too"),
+        (lambda x, w, mask: torch.linalg.multi_dot([x, w, w]), "conv", "no rule for linalg_multi_dot"),
+        (lambda x, w, mask: torch.linalg.vecdot(x, w[0]), "conv", "no rule for linalg_vecdot"),
+        (lambda x, w, mask: F.conv_transpose1d(x, w[..., None]), "linear", "no rule for conv_transpose1d"),
+    ],
+)
+def test_no_product_is_passed_over(call: Any, to: str, why: str) -> None:
+    x = torch.randn(3, 4) if to == "conv" else torch.randn(3, 4, 2)
+    done = rewrite(Call(call), (x,), {}, to)
+    assert not done.converted and [d.module for d in done.declined] == [""] and why in done.declined[0].reason
+
+
+def test_a_buffer_may_be_an_input() -> None:
+    done = rewrite(Call(lambda x, w, mask: x + mask @ w), (torch.randn(4, 4),), {}, "conv")
+    assert [c.before for c in done.converted] == ["matmul(w)"]
+
+
+def test_a_graph_makes_its_own_forward() -> None:
+    net = torch.fx.symbolic_trace(Call(lambda x, w, mask: F.linear(x, w)))
+    (told,) = rewrite(net, (torch.randn(2, 4),), {}, "conv").declined
+    assert "makes its own forward" in told.reason
+
+
+def test_power_iterations_belong_to_their_layer() -> None:
+    layer = nn.utils.spectral_norm(nn.Linear(4, 4))
+    done = rewrite(nn.Sequential(layer, nn.Linear(4, 4)), (torch.randn(2, 4),), {}, "conv")
+    assert [c.module for c in done.converted] == ["1"] and [d.module for d in done.declined] == ["0"]
