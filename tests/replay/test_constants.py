@@ -158,6 +158,15 @@ def test_numbers_written_in_python_stay_double_and_are_no_parameters(network: An
     assert ran.constants.met == [] and ran.constants.left_as_float == []
 
 
+def test_a_number_is_remembered_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What remembers it makes a tensor too, which is not to be remembered in turn."""
+    seen: list[Any] = []
+    remember = Constants.remember
+    monkeypatch.setattr(Constants, "remember", lambda self, x, data: (seen.append(data), remember(self, x, data))[0])
+    run(lambda x: x * torch.tensor(0.1), ONES)
+    assert seen == [0.1]
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [

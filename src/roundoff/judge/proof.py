@@ -11,6 +11,7 @@ With ŵ the wide results and e their rigorous errors, the exact real difference 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 
@@ -24,6 +25,8 @@ from roundoff.judge.kernels import limits
 from roundoff.judge.settle import Settled, State
 from roundoff.records import Kind, Verdict
 from roundoff.replay.enclosure import Enclosure
+from roundoff.replay.enclosure.pairs import PairEnclosure
+from roundoff.replay.enclosure.pairs.pair import two_sum
 from roundoff.replay.run import Side, run_wide
 from roundoff.replay.wide import Executed
 from roundoff.rules import Nature, Rule
@@ -38,6 +41,7 @@ class Proof:
 
     proved: bool
     text: str
+    wider: bool = False  # smaller radii might prove it
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Bounded:
     native: Tensor
     wide: Tensor
     radius: Tensor
+    low: Tensor | None = None  # what must be added to ``wide`` for that
 
 
 class LocalErrors:
@@ -55,12 +60,15 @@ class LocalErrors:
 
     def __init__(self) -> None:
         self.obstacle = ""
+        self.double = ""  # the first step that rounded to float64 itself: its kernel is held against nothing
 
     def __call__(self, executed: Executed) -> None:
         rule, step = executed.rule, executed.step
         if self.obstacle or (rule is not None and rule.nature in (Nature.DRAWS, Nature.MAKES)):
             return
         natives = [x for x in executed.outs if is_inexact(x.dtype) and x.numel()]
+        if any(x.dtype == torch.float64 for x in natives) and (rule is None or rule.nature is not Nature.EXACT):
+            self.double = self.double or f"{step.op} ({step.where})"
         if not natives or all(x.dtype == torch.float64 for x in natives):
             return
         if not is_rigorous(rule):
@@ -100,44 +108,84 @@ def prove_verdict(case: Case, verdict: Verdict, settled: Settled, mismatch: bool
         return Proof(False, "Not proved: parameters are folds of others, and how a fold rounds is not enclosed.")
     if verdict is Verdict.DIFFERENT and settled.state is State.SAME:
         return Proof(False, "Not proved: this verdict does not rest on the real difference.")
-    runs = []
-    for i, side in enumerate((case.a, case.b)):
+    if float(torch.full((1,), 2.0**-1040, dtype=torch.float64) * 1.0) == 0:
+        return Proof(False, "Not proved: numbers below 2^-1022 are flushed to zero (see torch.set_flush_denormal).")
+    sides = (case.a, case.b)
+    enclosed = []
+    for i, side in enumerate(sides):
         case.say(i, 2, f"enclosing {side.name}")
-        runs.append(_enclosed(side))
-    (bounds_a, obstacles_a, kernels_a), (bounds_b, obstacles_b, kernels_b) = runs
-    for side, obstacles in ((case.a, obstacles_a), (case.b, obstacles_b)):
-        if obstacles:
-            return Proof(False, f"Not proved: in {side.name}, {obstacles[0]}.")
-    of_b = {leaf.name: leaf for leaf in bounds_b}
-    leaves = [(x, of_b[x.name]) for x in bounds_a if x.name in of_b]
-    if verdict is Verdict.DIFFERENT:
-        return _different(leaves)
-    for side, kernels in ((case.a, kernels_a), (case.b, kernels_b)):
-        if kernels.obstacle:
-            return Proof(False, f"Not proved: in {side.name}, {kernels.obstacle}.")
-        if side.name in _reduced(case):
-            return Proof(False, f"Not proved: {side.name} computes in reduced precision, whose bound is not rigorous.")
-    return _same(leaves)
+        enclosed.append(_enclosed(side, Enclosure()))
+    obstacle = next((f"in {x.name}, {e.obstacles[0]}" for x, e in zip(sides, enclosed, strict=True) if e.obstacles), "")
+    if obstacle:
+        return Proof(False, f"Not proved: {obstacle}.")
+    if verdict is not Verdict.DIFFERENT:
+        for side, e in zip(sides, enclosed, strict=True):
+            if e.kernels.obstacle:
+                return Proof(False, f"Not proved: in {side.name}, {e.kernels.obstacle}.")
+            if side.name in _reduced(case):
+                return Proof(
+                    False, f"Not proved: {side.name} computes in reduced precision, whose bound is not rigorous."
+                )
+    decide = _different if verdict is Verdict.DIFFERENT else _same
+    found = decide(_leaves(*enclosed))
+    if (
+        found.proved
+        or not found.wider
+        or (verdict is not Verdict.DIFFERENT and any(e.kernels.double for e in enclosed))
+    ):
+        return found
+    return _in_pairs(case, decide, found)
+
+
+def _in_pairs(case: Case, decide: Callable[[list[tuple[Bounded, Bounded]]], Proof], before: Proof) -> Proof:
+    """The same in about twice the digits, where float64's own were not enough; and what made its radii large."""
+    enclosed, coarse = [], []
+    for i, side in enumerate((case.a, case.b)):
+        case.say(i, 2, f"enclosing {side.name} in pairs of numbers")
+        enclosure = PairEnclosure()
+        enclosed.append(_enclosed(side, enclosure, check=False))
+        coarse += [f"in {side.name}, from {enclosure.coarse} on"] if enclosure.coarse else []
+        if enclosed[-1].obstacles:
+            return Proof(False, f"{before.text} In pairs of numbers: in {side.name}, {enclosed[-1].obstacles[0]}.")
+    found = decide(_leaves(*enclosed))
+    if found.proved or not coarse:
+        return found
+    return Proof(False, f"{found.text} Radii are of the size of float64's rounding {coarse[0]}.")
+
+
+def _leaves(a: Enclosed, b: Enclosed) -> list[tuple[Bounded, Bounded]]:
+    of_b = {leaf.name: leaf for leaf in b.leaves}
+    return [(x, of_b[x.name]) for x in a.leaves if x.name in of_b]
 
 
 def _reduced(case: Case) -> set[str]:
     return {side.name for side, _, check in case.sides if check.reduced}
 
 
-def _enclosed(side: Side) -> tuple[list[Bounded], list[str], LocalErrors]:
-    """The output leaves, what stands in the way of a proof, and the check of the kernels."""
-    enclosure, kernels = Enclosure(), LocalErrors()
+@dataclass(frozen=True)
+class Enclosed:
+    """An enclosed run: the output leaves, what stands in the way of a proof, and the check of the kernels."""
+
+    leaves: list[Bounded]
+    obstacles: list[str]
+    kernels: LocalErrors
+
+
+def _enclosed(side: Side, enclosure: Enclosure, check: bool = True) -> Enclosed:
+    """Run ``side`` with ``enclosure``; ``check``: hold its kernels against their bounds as well."""
+    kernels = LocalErrors()
 
     def observe(executed: Executed) -> None:
         enclosure(executed)
-        kernels(executed)
+        if check:
+            kernels(executed)
 
     ran, _ = run_wide(side, observe=observe, beside=enclosure)
     obstacles = [f"{o.op} ({o.where}) was not followed in float64" for o in ran.wide.opaque]
     obstacles += [f"a number left the tensors at {where}" for where in ran.constants.left_as_float]
     obstacles += [f"{gap.op} ({gap.where}): {gap.why}" for gap in enclosure.gaps if gap.steers]
     found = [
-        Bounded(name, leaf.native, leaf.wide, enclosure.value(leaf.of))
+        Bounded(name, leaf.native, leaf.wide, enclosure.value(leaf.of), enclosure.correction(leaf.of))
         for name, leaf in ran.tensors.items()
         if leaf.wide is not None and leaf.of is not None
     ]
@@ -146,12 +194,20 @@ def _enclosed(side: Side) -> tuple[list[Bounded], list[str], LocalErrors]:
         obstacles += ["the bound grew beyond all numbers on the way"]
     if len(found) < len(ran.tensors):
         obstacles.append("an output is not one block of memory")
-    return found, obstacles, kernels
+    return Enclosed(found, obstacles, kernels)
 
 
 def _bounds(a: Bounded, b: Bounded) -> tuple[Tensor, Tensor]:
-    """|ŵ_A - ŵ_B| and e_A + e_B."""
-    return real_difference(a.wide, b.wide), (a.radius + b.radius) * (1 + 2.0**-50)
+    """|ŵ_A - ŵ_B|, corrected where there are corrections, and e_A + e_B."""
+    d, e = real_difference(a.wide, b.wide), (a.radius + b.radius) * (1 + 2.0**-50)
+    if a.low is None or b.low is None or not is_inexact(a.wide.dtype) or a.wide.is_complex():
+        return d, e
+    # The difference is s + t exactly; three more additions lose less than 2^-51 of all that is added.
+    s, t = two_sum(a.wide, -b.wide)
+    low = t + (a.low - b.low)
+    fine = s.isfinite() & t.isfinite()
+    lost = (s.abs() + t.abs() + a.low.abs() + b.low.abs()) * 2.0**-50
+    return torch.where(fine, (s + low).abs(), d), torch.where(fine, e + lost, e)
 
 
 def _different(leaves: list[tuple[Bounded, Bounded]]) -> Proof:
@@ -172,7 +228,7 @@ def _different(leaves: list[tuple[Bounded, Bounded]]) -> Proof:
     if best:
         return Proof(True, f"Proved: in exact arithmetic they differ in {where}, more than both wide runs can be off.")
     return Proof(
-        False, f"Not proved: the real difference is {nearest:.2g} of the rigorous bound of the wide runs at most."
+        False, f"Not proved: the real difference is {nearest:.2g} of the rigorous bound of the wide runs at most.", True
     )
 
 
@@ -195,13 +251,16 @@ def _same(leaves: list[tuple[Bounded, Bounded]]) -> Proof:
             bound = max(bound, float((d + e).max()))
     if largest == inf:
         return Proof(
-            False, f"Not proved: the rigorous bound of the real difference is {bound:.2g}, and nothing was rounded."
+            False,
+            f"Not proved: the rigorous bound of the real difference is {bound:.2g}, and nothing was rounded.",
+            True,
         )
     if largest > SHARE:
         return Proof(
             False,
             f"Not proved: the rigorous bound of the real difference, {bound:.2g}, is {largest:.2g} times the native "
             f"round-off somewhere; {SHARE:.3g} would do.",
+            True,
         )
     return Proof(
         True,

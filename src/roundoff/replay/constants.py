@@ -24,6 +24,8 @@ _tensor = torch.tensor  # itself: while a run lasts, the module has another in i
 
 Part = tuple[Any, ...]  # where a tensor lies in its storage: parameters may share one
 
+_tensor = torch.tensor  # as it is when nothing is remembered of what it makes
+
 
 class Constants:
     """Keeps book of one run's constants.

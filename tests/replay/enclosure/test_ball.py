@@ -77,6 +77,32 @@ def test_sums_that_are_exact_have_no_error() -> None:
     assert x.radius[0] == 0 and 1 <= x.radius[1] < 1.001
 
 
+@pytest.mark.parametrize("size", [1e-300, 1e-150, 1e-20, 1e20, 1e150, 1e300])
+@pytest.mark.parametrize("other", [1e-300, 1e-150, 1.0, 1e150, 1e300])
+def test_wide_exponents(size: float, other: float) -> None:
+    """What a slope is made of may underflow where the error does not."""
+    x, y = one(size, 1e-9), one(other, 1e-3)
+    for name, (on_balls, exactly) in OPERATIONS.items():
+        ball = on_balls(x, y)
+        for i, j in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
+            exact = exactly(at(x, i), at(y, j))
+            for reach in (float(ball.radius), float("inf") if ball.norm is None else ball.norm):
+                assert reach == float("inf") or abs(exact - Fraction(float(ball.mid))) <= Fraction(reach), name
+
+
+def test_infinities() -> None:
+    """One that was given is exact; an overflow is unknown, and so is what is made of it, and of an uncertain sign."""
+    given, big = one(float("inf"), 0), one(1e308, 0)
+    assert float(add(given, big).radius) == 0 == float(mul(given, big).radius)
+    over = mul(big, big)
+    assert float(over.radius) == float("inf")
+    for result in (add(over, big), mul(over, big), square(over), div(over, big), div(big, over), sub(over, given)):
+        assert float(result.radius) == float("inf")
+    unsure = Ball(torch.full((1,), 1e-9).double(), torch.full((1,), 1e-8).double())
+    assert float(mul(given, unsure).radius) == float("inf") == float(div(given, unsure).radius)
+    assert float(add(given, unsure).radius) == 0
+
+
 def test_a_divisor_that_may_be_nothing() -> None:
     x = div(Ball(torch.ones(1, dtype=torch.float64)), one(1e-3, 1.1))
     assert bool(x.radius.isinf().all())

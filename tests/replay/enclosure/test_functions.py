@@ -162,3 +162,17 @@ def test_what_is_cut_off_for_certain_has_no_error() -> None:
 def test_steps_within_reach_count() -> None:
     x = Ball(torch.tensor([1.5, 1.95, 2.0], dtype=torch.float64), torch.tensor([0.1, 0.1, 0.0], dtype=torch.float64))
     assert stepped(x, torch.floor).radius.gt(0.5).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-100, 1e100, 1e300])
+@pytest.mark.parametrize("name", ["sqrt", "rsqrt", "reciprocal", "power 3", "power -3", "power 2.5", "power -1.5"])
+def test_wide_exponents(name: str, size: float) -> None:
+    """What a slope is made of may underflow, or overflow, where the error does not."""
+    x = Ball(torch.tensor([size], dtype=torch.float64), torch.tensor([size * 1e-4], dtype=torch.float64))
+    y = ball_of(name, x)
+    with mp.workdps(60):
+        power = {"sqrt": 0.5, "rsqrt": -0.5, "reciprocal": -1.0}.get(name) or float(name.split()[1])
+        for end in (1, -1):
+            off = abs(mp.power(mpf(size) + end * mpf(size * 1e-4), power) - mpf(float(y.mid)))
+            for reach in (float(y.radius), float("inf") if y.norm is None else y.norm):
+                assert reach == float("inf") or off <= mpf(reach)

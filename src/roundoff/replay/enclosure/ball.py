@@ -8,7 +8,7 @@ is off by at most a few u of itself: it is enlarged by 2^-40, and by its γ_n wh
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import frexp, inf, prod
 from typing import Any
@@ -21,6 +21,9 @@ from roundoff.formats import U64
 #: Added wherever a product may underflow: more than all that can be lost, and nothing beside any number that matters.
 TINY = 2.0**-1000
 
+#: Stands for slopes that underflow.
+SMALLEST = 2.0**-1022
+
 _SLACK = 2.0**-40
 
 #: How far a number written in Python may be from the one that was meant: two roundings, as in ``1 / math.sqrt(d)``.
@@ -29,6 +32,10 @@ _WRITTEN = 2 * U64
 
 class Unknown(Exception):
     """Nothing rigorous is known of what this step does to errors."""
+
+
+class Faulty(Unknown):
+    """A kernel in float64 did not give what it is there for: no other bound of the same kernel will do."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +89,8 @@ def l2(x: Tensor) -> float:
 
 def grown(norm: float, factor: Tensor | float) -> float:
     """``norm`` times the largest of ``factor``; nothing times anything is nothing."""
-    if norm == 0 or (isinstance(factor, Tensor) and not factor.numel()):
-        return 0.0
+    if norm in (0, inf) or (isinstance(factor, Tensor) and not factor.numel()):
+        return norm  # nothing is known of what is unknown, even where it is multiplied by nothing
     largest = float(factor.max()) if isinstance(factor, Tensor) else factor
     if largest != largest:
         return inf
@@ -111,19 +118,33 @@ def number(value: Any, like: Tensor) -> Ball:
     """A number written in Python. Where it has more digits than float32 it stands for a real number beside it."""
     if isinstance(value, complex):
         raise Unknown("complex numbers")
-    mid = torch.tensor(float(value), dtype=torch.float64, device=like.device)
+    mid = torch.full((), float(value), dtype=torch.float64, device=like.device)
     digits = frexp(float(value))[0] * 2.0**24 if abs(float(value)) < inf else 0.0
     return Ball(mid) if digits == round(digits) else Ball(mid, (mid.abs() * _WRITTEN))
 
 
-def elementwise(mid: Tensor, rad: Tensor, *given: Ball, norm: float | None = None) -> Ball:
+def given_infinite(given: Sequence[Ball], signs: bool) -> Any:
+    """Where a result that is not finite is exact: an operand was infinite or NaN, exactly, and none is unknown.
+
+    ``signs``: the sign of each operand decides too, as in a product.
+    """
+    came: Any = False
+    unsure: Any = False
+    for x in given:
+        odd = ~x.mid.isfinite()
+        came = came | odd
+        if x.rad is not None:
+            unsure = unsure | (odd & (x.rad != 0))
+            if signs:
+                unsure = unsure | (~odd & (x.rad != 0) & ~(x.mid.abs() > x.rad))
+    return came & ~torch.as_tensor(unsure)
+
+
+def elementwise(mid: Tensor, rad: Tensor, *given: Ball, norm: float | None = None, signs: bool = False) -> Ball:
     """The ball of an elementwise result. An infinity that was given is exact; one that was not is an overflow."""
     rad = up(rad).expand(mid.shape)
     if not bool(mid.isfinite().all()):
-        came: Any = False
-        for x in given:
-            came = came | ~x.mid.isfinite()
-        rad = torch.where(mid.isfinite(), rad, torch.where(torch.as_tensor(came, device=mid.device), 0.0, inf))
+        rad = torch.where(mid.isfinite(), rad, torch.where(given_infinite(given, signs), 0.0, inf))
         norm = None
     return Ball(mid, rad, norm if norm is None else norm * (1 + _SLACK))
 
@@ -178,7 +199,7 @@ def mul(x: Ball, y: Ball) -> Ball:
     if y.rad is not None:
         rad = rad + x.size * y.rad
     norm = grown(copied(x, p.shape), y.mid.abs()) + grown(copied(y, p.shape), x.size) + l2(own)
-    return elementwise(p, rad, x, y, norm=norm)
+    return elementwise(p, rad, x, y, norm=norm, signs=True)
 
 
 def square(x: Ball) -> Ball:
@@ -194,13 +215,14 @@ def div(x: Ball, y: Ball) -> Ball:
     q = x.mid / y.mid
     own = q.abs() * U64 + _tiny(x.size > 0)
     if x.rad is None and y.rad is None:
-        return elementwise(q, own, x, y)
+        return elementwise(q, own, x, y, signs=True)
     least = y.mid.abs() * (1 - 4 * U64) - y.radius
     inverse = torch.where(least > 0, 1 / least, inf) * (1 + 4 * U64)
-    steep = inverse * q.abs() * (1 + 4 * U64)
-    rad = own + x.radius * inverse + torch.where(y.radius > 0, steep * y.radius, 0.0)
-    norm = grown(copied(x, q.shape), inverse) + grown(copied(y, q.shape), steep) + l2(own)
-    return elementwise(q, rad, x, y, norm=norm)
+    # r / y first, which is no number that can underflow beside q
+    rad = own + x.radius * inverse + torch.where(y.radius > 0, q.abs() * (inverse * y.radius), 0.0)
+    steep = (inverse * q.abs() * (1 + 4 * U64)).clamp_min(SMALLEST)
+    norm = grown(copied(x, q.shape), inverse.clamp_min(SMALLEST)) + grown(copied(y, q.shape), steep) + l2(own)
+    return elementwise(q, rad, x, y, norm=norm, signs=True)
 
 
 def map_exact(x: Ball, move: Callable[[Tensor], Tensor]) -> Ball:
@@ -221,7 +243,7 @@ def mean(x: Ball, dims: list[int], keep: bool = False) -> Ball:
     """The mean along ``dims``."""
     s = total(x, dims, keep)
     n = x.mid.numel() / max(s.mid.numel(), 1)
-    return div(s, Ball(torch.tensor(float(n), dtype=torch.float64, device=x.mid.device)))
+    return div(s, Ball(torch.full((), float(n), dtype=torch.float64, device=x.mid.device)))
 
 
 def largest(x: Ball, dims: list[int], keep: bool = False) -> Ball:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from roundoff.formats import U64
-from roundoff.replay.enclosure.ball import TINY, Ball, copied, elementwise, grown, l2, tight
+from roundoff.replay.enclosure.ball import SMALLEST, TINY, Ball, copied, elementwise, grown, l2, tight
 from roundoff.rules.elementwise import FLUSHED, FUNCTIONS, error_size
 from roundoff.rules.ulps import roundings
 
@@ -176,8 +176,12 @@ def rsqrt(x: Ball) -> Ball:
     if x.rad is not None:
         low = x.mid - x.rad - x.mid.abs() * (4 * U64)
         root, least = x.mid.sqrt(), low.clamp_min(0).sqrt()
-        steep = torch.where(low > 0, 1 / (root * least * (root + least)) * (1 + 64 * U64), inf)
-        moved = rad + torch.where(x.rad == 0, 0.0, x.rad * steep)
+
+        def per(t: Tensor) -> Tensor:  # one division after the other: the product may leave the range of float64
+            return torch.where(low > 0, t / root / least / (root + least) * (1 + 64 * U64), inf)
+
+        moved = rad + torch.where(x.rad == 0, 0.0, per(x.rad))
+        steep = per(torch.ones_like(root)).clamp_min(SMALLEST)
         return elementwise(y, moved, x, norm=grown(x.far, steep) + l2(rad))
     return elementwise(y, rad, x)
 
@@ -188,7 +192,7 @@ def reciprocal(x: Ball) -> Ball:
     rad = kernel_error("reciprocal", x.mid, y)
     if x.rad is not None:
         least = x.mid.abs() * (1 - 4 * U64) - x.rad
-        rad = rad + torch.where(least > 0, x.rad / (x.mid.abs() * least) * (1 + 16 * U64), inf)
+        rad = rad + torch.where(least > 0, x.rad / x.mid.abs() / least * (1 + 16 * U64), inf)
     return elementwise(y, rad, x)
 
 
@@ -208,8 +212,11 @@ def power(x: Ball, exponent: float) -> Ball:
     if x.rad is not None:
         high = x.mid.abs() + x.rad * (1 + 4 * U64)
         low = x.mid.abs() * (1 - 4 * U64) - x.rad
-        ends = torch.maximum(high.pow(exponent - 1), low.clamp_min(0).pow(exponent - 1))
-        moved = abs(exponent) * ends * (1 + 2**-30) * x.rad
+        # x^e (r / x), for x^(e - 1) may underflow where that does not; at 0 nothing is lost by a power above 1
+        ends = high.pow(exponent) * (x.rad / high)
+        if not (whole and exponent > 0):
+            ends = torch.maximum(ends, low.clamp_min(0).pow(exponent) * (x.rad / low.clamp_min(0)))
+        moved = abs(exponent) * ends * (1 + 2**-30)
         known = torch.ones_like(y, dtype=torch.bool) if whole and exponent > 0 else low > 0
         rad = rad + torch.where(x.rad == 0, 0.0, torch.where(known & (whole | (x.mid > 0)), moved, inf))
     return elementwise(y, rad, x)

@@ -42,7 +42,7 @@ def _part(of: str) -> Any:
 
 
 #: Those that put each number in one place at most.
-_ONCE = {
+ONCE = {
     "alias_copy", "block_diag", "cat", "channel_shuffle", "clone", "diag_embed", "diagonal_scatter", "flip",
     "masked_scatter", "masked_select", "permute_copy", "pixel_shuffle", "pixel_unshuffle", "roll", "rot90",
     "select_scatter", "slice_scatter", "split_with_sizes_copy", "stack", "t_copy", "transpose_copy", "tril", "triu",
@@ -56,7 +56,7 @@ def _moved(o: Operation) -> Ball | tuple[Ball, ...]:
         raise Unknown("complex numbers")
     mids = o.on(_part("mid")) or list(o.out)
     rads = o.on(_part("rad"))
-    norm = hypot(*(x.far for x in o.balls)) if o.name in _ONCE else None
+    norm = hypot(*(x.far for x in o.balls)) if o.name in ONCE else None
     return tuple(Ball(m, r if r.is_floating_point() else None, norm) for m, r in zip(mids, rads, strict=True))
 
 
@@ -275,7 +275,8 @@ def _compared(o: Operation) -> Ball:
         return _logic(o)
     x, y = real(x), real(y)
     reach = x.radius + y.radius
-    near = ((x.mid - y.mid).abs() <= reach * (1 + 2**-40) + (x.mid.abs() + y.mid.abs()) * (4 * U64)) & (reach > 0)
+    apart = (x.mid - y.mid).abs() > reach * (1 + 2**-40) + (x.mid.abs() + y.mid.abs()) * (4 * U64)
+    near = ~apart & (reach > 0)  # a NaN that is not certain is near everything
     return Ball(o.op(x.mid, y.mid) if isinstance(o.args[1], Ball) else o.op(x.mid, o.args[1]),
                 torch.where(near, inf, 0.0).expand(o.out[0].shape))  # fmt: skip
 

@@ -87,20 +87,20 @@ def _group_norm(o: Operation) -> tuple[Ball, ...]:
     return shaped(y, *x.mid.shape), shaped(m, batch, groups), shaped(rho, batch, groups)
 
 
-_ARGUMENTS = {
+ARGUMENTS = {
     "native_batch_norm": ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps"),
     "_native_batch_norm_legit_no_training": (
         "input", "weight", "bias", "running_mean", "running_var", "momentum", "eps",
     ),
 }  # fmt: skip
-_ARGUMENTS["_native_batch_norm_legit"] = _ARGUMENTS["native_batch_norm"]
-_ARGUMENTS["_native_batch_norm_legit_functional"] = _ARGUMENTS["native_batch_norm"]
-_ARGUMENTS["_batch_norm_no_update"] = _ARGUMENTS["_native_batch_norm_legit_no_training"]
+ARGUMENTS["_native_batch_norm_legit"] = ARGUMENTS["native_batch_norm"]
+ARGUMENTS["_native_batch_norm_legit_functional"] = ARGUMENTS["native_batch_norm"]
+ARGUMENTS["_batch_norm_no_update"] = ARGUMENTS["_native_batch_norm_legit_no_training"]
 
 
-@enclose(*_ARGUMENTS)
+@enclose(*ARGUMENTS)
 def _batch_norm(o: Operation) -> tuple[Ball, ...]:
-    a = {name: o.arg(i, name) for i, name in enumerate(_ARGUMENTS[o.name])}
+    a = {name: o.arg(i, name) for i, name in enumerate(ARGUMENTS[o.name])}
     if "no_stats" in str(o.op):
         raise Unknown("batch norm without running statistics")
     x = real(a["input"])

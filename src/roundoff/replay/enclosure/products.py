@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from roundoff.replay.enclosure.ball import TINY, Ball, Unknown, add, gamma, grown, l2, mul, number, summed, tight
+from roundoff.replay.enclosure.checked import convolutions_hold, matrices_hold
 from roundoff.replay.enclosure.moving import full
 from roundoff.replay.enclosure.registry import Operation, enclose, real
 from roundoff.rules import lookup
@@ -60,7 +61,8 @@ def spectral(a: Tensor) -> float:
 class Sums:
     """How a step multiplies: ``times`` computes the sums; ``rows`` and ``cols`` are the norms of what meets there.
 
-    ``gain_of_w`` bounds how much ‖x‖ grows by w, ``gain_of_x`` the other way round.
+    ``gain_of_w`` bounds how much ‖x‖ grows by w, ``gain_of_x`` the other way round. ``holds`` asks of whole numbers x, w
+    and y whether y = x w, without the kernel.
     """
 
     times: Callable[[Tensor, Tensor], Tensor]
@@ -69,6 +71,7 @@ class Sums:
     gain_of_w: Callable[[Tensor], float]
     gain_of_x: Callable[[Tensor], float]
     roundings: int
+    holds: Callable[[Tensor, Tensor, Tensor], bool]
 
 
 def product(x: Ball, w: Ball, sums: Sums) -> Ball:
@@ -105,17 +108,22 @@ def matmul(x: Ball, w: Ball) -> Ball:
         return Ball(y.mid.reshape(shape), y.radius.reshape(shape), y.norm)
     if x.mid.shape[:-2] != w.mid.shape[:-2] and (x.mid.dim() > 2 and w.mid.dim() > 2):
         x, w = _broadcast(x, w)
-    copies = max(1.0, (prod(x.mid.shape[:-2]) / max(prod(w.mid.shape[:-2]), 1)) ** 0.5)
-    backs = max(1.0, (prod(w.mid.shape[:-2]) / max(prod(x.mid.shape[:-2]), 1)) ** 0.5)
-    sums = Sums(
+    return product(x, w, matrices(x.mid, w.mid))
+
+
+def matrices(x: Tensor, w: Tensor) -> Sums:
+    """How two matrices or batches of them are multiplied, of the same batch or one of them without."""
+    copies = max(1.0, (prod(x.shape[:-2]) / max(prod(w.shape[:-2]), 1)) ** 0.5)
+    backs = max(1.0, (prod(w.shape[:-2]) / max(prod(x.shape[:-2]), 1)) ** 0.5)
+    return Sums(
         torch.matmul,
         lambda t: vector_norm(t, dim=-1, keepdim=True),
         lambda t: vector_norm(t, dim=-2, keepdim=True),
         lambda t: spectral(t) * backs,  # an operand without a batch is used once for each matrix of the other
         lambda t: spectral(t) * copies,
-        x.mid.shape[-1] + 1,
+        x.shape[-1] + 1,
+        matrices_hold,
     )
-    return product(x, w, sums)
 
 
 def _broadcast(x: Ball, w: Ball) -> tuple[Ball, Ball]:
@@ -154,13 +162,23 @@ def _linear(o: Operation) -> Ball:
 @enclose("convolution", "_convolution")
 def _convolution(o: Operation) -> Ball:
     x, w, bias = real(o.args[0]), real(o.args[1]), o.args[2]
+    y = product(x, w, convolutions(o, x.mid, w.mid))
+    if bias is None:
+        return y
+    b = real(bias)
+    shape = (-1, *(1,) * (w.mid.dim() - 2))
+    return add(y, Ball(b.mid.reshape(shape), None if b.rad is None else b.rad.reshape(shape)))
+
+
+def convolutions(o: Operation, x: Tensor, w: Tensor) -> Sums:
+    """How the convolution ``o`` multiplies. Raises Unknown where there is no batch."""
     stride, padding, dilation, transposed, extra, groups = o.args[3:9]
-    dims = w.mid.dim() - 2
-    if x.mid.dim() != dims + 2:
+    dims = w.dim() - 2
+    if x.dim() != dims + 2:
         raise Unknown("a convolution without a batch")
     rule = lookup(o.op)
     assert rule is not None and rule.products is not None
-    parts = rule.products((x.mid, w.mid, None, *o.args[3:9]), {})
+    parts = rule.products((x, w, None, *o.args[3:9]), {})
 
     def times(a: Tensor, b: Tensor) -> Tensor:
         y: Tensor = torch.ops.aten.convolution(a, b, None, stride, padding, dilation, transposed, extra, groups)
@@ -169,7 +187,7 @@ def _convolution(o: Operation) -> Ball:
     # In how many patches one number lies at most.
     patches = prod(
         -(-k // s) if d == 1 else k
-        for k, s, d in zip(w.mid.shape[2:], full(stride, dims), full(dilation, dims), strict=True)
+        for k, s, d in zip(w.shape[2:], full(stride, dims), full(dilation, dims), strict=True)
     )
 
     def gain_of_w(t: Tensor) -> float:
@@ -181,9 +199,9 @@ def _convolution(o: Operation) -> Ball:
         each: float = sum(spectral(taps[..., i]) for i in range(taps.shape[-1]))
         return min(whole, each * (1 + 2.0**-40))
 
-    y = product(x, w, Sums(times, parts.rows, parts.cols, gain_of_w, lambda t: inf, parts.roundings))
-    if bias is None:
-        return y
-    b = real(bias)
-    shape = (-1, *(1,) * dims)
-    return add(y, Ball(b.mid.reshape(shape), None if b.rad is None else b.rad.reshape(shape)))
+    def holds(a: Tensor, b: Tensor, y: Tensor) -> bool:
+        return convolutions_hold(
+            a, b, y, full(stride, dims), full(padding, dims), full(dilation, dims), transposed, groups
+        )
+
+    return Sums(times, parts.rows, parts.cols, gain_of_w, lambda t: inf, parts.roundings, holds)

@@ -42,7 +42,7 @@ class Enclosure:
         self.radii = Radii()
         self.gaps: list[Gap] = []
         self._wide = WideRun()
-        self._old: dict[int, Ball] = {}
+        self._old: dict[int, Any] = {}
         self._last: Step | None = None
         self._opaque = 0
 
@@ -53,6 +53,10 @@ class Enclosure:
     def value(self, x: Tensor) -> Tensor:
         """The radius of an output, of its shape."""
         return tight(self.radii.ball(x, x)).radius.clone()
+
+    def correction(self, x: Tensor) -> Tensor | None:
+        """What must be added to the wide value of an output, for the radius to hold: nothing."""
+        return None
 
     # -- listener ---------------------------------------------------------------------------------------------------
 
@@ -65,8 +69,7 @@ class Enclosure:
         addresses = {x.untyped_storage()._cdata for x in step.overwritten if has_storage(x)}
         for x in found:
             if x.untyped_storage()._cdata in addresses:
-                ball = self._ball(x)
-                self._old[id(x)] = Ball(ball.mid.clone(), None if ball.rad is None else ball.rad.clone(), ball.norm)
+                self._old[id(x)] = self._kept(x)
 
     def after(self, step: Step, out: Any) -> None:
         if self._last is step:
@@ -86,7 +89,7 @@ class Enclosure:
             if x.is_meta or not has_storage(x) or not self._wide.twins.has(x):
                 continue
             same = not is_inexact(x.dtype) and torch.equal(x, self._wide.twins.wide(x))
-            if not same or self.radii.ball(x, x).rad is not None:
+            if not same or not self._is_exact(x):
                 self.gaps.append(
                     Gap(str(step.op), step.where, "a number that has an error steers what comes next", True)
                 )
@@ -98,21 +101,34 @@ class Enclosure:
         self._last = step
         outs = executed.outs
         args, kwargs = self._balls(step.args), {k: self._balls(v) for k, v in step.kwargs.items()}
-        operation = Operation(step.op, args, kwargs, tuple(executed.wide))
         nature = None if executed.rule is None else executed.rule.nature
-        exact = nature is Nature.EXACT and all(ball.rad is None for ball in operation.balls)
+        exact = nature is Nature.EXACT and all(self._is_exact(x) for x in operands((step.args, step.kwargs)))
         if exact or nature is Nature.MAKES:
             self._set(step, outs, [None] * len(outs))
             return
         try:
-            balls = balls_of(step.op, operation)
-            if len(balls) != len(outs):
-                raise Unknown(f"its enclosure has {len(balls)} results")
-            radii = [around(w, ball) for w, ball in zip(executed.wide, balls, strict=True)]
+            radii = self._enclose(step, Operation(step.op, args, kwargs, tuple(executed.wide)))
         except (Unknown, RuntimeError, NotImplementedError, TypeError, ValueError, IndexError, AttributeError) as error:
             self._lose(step, outs, (str(error).splitlines() or [type(error).__name__])[0][:160])
             return
         self._set(step, outs, radii)
+
+    def _enclose(self, step: Step, operation: Operation) -> list[Any]:
+        """What is kept of each result. Raises Unknown."""
+        balls = balls_of(operation.op, operation)
+        if len(balls) != len(operation.out):
+            raise Unknown(f"its enclosure has {len(balls)} results")
+        return [around(w, ball) for w, ball in zip(operation.out, balls, strict=True)]
+
+    def _kept(self, x: Tensor) -> Any:
+        """A copy of what is known of ``x``, which is about to be overwritten."""
+        ball = self.radii.ball(x, self._wide.twins.wide(x))
+        return Ball(ball.mid.clone(), None if ball.rad is None else ball.rad.clone(), ball.norm)
+
+    def _is_exact(self, x: Tensor) -> bool:
+        """True where ``x``, as the step found it, has no error."""
+        old = self._old.get(id(x))
+        return (old if old is not None else self.radii.ball(x, x)).rad is None
 
     def _set(self, step: Step, outs: list[Tensor], radii: list[Any]) -> None:
         results = {x.untyped_storage()._cdata for x in outs if has_storage(x)}
@@ -131,7 +147,7 @@ class Enclosure:
     def _balls(self, value: Any) -> Any:
         return map_operands(lambda x: self._ball(x) if isinstance(x, Tensor) else x, value)
 
-    def _ball(self, x: Tensor) -> Ball:
+    def _ball(self, x: Tensor) -> Any:
         old = self._old.get(id(x))
         return old if old is not None else self.radii.ball(x, self._wide.twins.wide(x))
 
