@@ -314,8 +314,8 @@ def test_values_by_part() -> None:
     """Parameters in one block of memory have each its own value."""
     block = torch.ones(4)
     a, b = block[:2], block[2:]
-    side = Side("A", lambda x: x * a + b, (ONES,), {}, random_state())
-    values = [(a, torch.full((2,), 0.1, dtype=torch.float64)), (b, torch.full((2,), 0.2, dtype=torch.float64))]
-    (leaf,) = run_wide(side, values=values)[0].leaves
+    values = (a, torch.full((2,), 0.1, dtype=torch.float64)), (b, torch.full((2,), 0.2, dtype=torch.float64))
+    side = Side("A", lambda x: x * a + b, (ONES,), {}, random_state(), values=values)
+    (leaf,) = run_wide(side)[0].leaves
     assert leaf.wide is not None
     assert leaf.wide.tolist() == [0.1 + 0.2] * 2

@@ -170,8 +170,8 @@ def test_an_alter_changes_the_wide_results_and_nothing_else() -> None:
 def test_values_stand_in_for_parameters() -> None:
     layer = nn.Linear(2, 2, bias=False)
     value = torch.full((2, 2), 0.1, dtype=torch.float64)
-    side = Side("A", layer, (torch.ones(1, 2),), {}, random_state())
-    ran, _ = run_wide(side, values=[(layer.weight, value)])
+    side = Side("A", layer, (torch.ones(1, 2),), {}, random_state(), values=((layer.weight, value),))
+    ran, _ = run_wide(side)
     (leaf,) = ran.leaves
     assert leaf.wide is not None and leaf.wide.tolist() == [[0.2, 0.2]]
     assert torch.equal(leaf.native, layer(torch.ones(1, 2)))

@@ -104,7 +104,9 @@ class Comparison:
         with self._matched(), PLAIN.again():
             pairs = case.comparable
             target = in_directions(pairs, directions) if directions else at_element(pairs, output, index)
-            sides = list(zip(self._sides, (case.ran_a, case.ran_b), strict=True))
+            # The rounding of a verified fold is no step's: the difference is taken apart with the parameters as they are.
+            as_they_are = [replace(side, values=()) for side in self._sides]
+            sides = list(zip(as_they_are, (case.ran_a, case.ran_b), strict=True))
             seen = {"A": Watcher(), "B": Watcher()}
             account = open_account(sides, target, memory or _half_of_free(), say, seen)
             shares = {(row.side, row.step): row.share for row in account.ledger}

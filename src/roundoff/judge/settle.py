@@ -45,12 +45,11 @@ def settle(
     case: Case,
     ran_a: Ran,
     ran_b: Ran,
-    values: dict[str, list[tuple[Tensor, Tensor]]] | None = None,
     neutral: bool = False,
 ) -> Settled:
     """Measure d in E: cheaply first, with perturbed wide runs where that does not settle it.
 
-    ``values``, the wide values of constants by side, and ``neutral`` are those with which the two runs were made.
+    The two runs are those of the sides of ``case``, with constant draws if ``neutral``.
     """
     names = [name for name, _, _ in case.comparable]
     base = {name: (_wide(ran_a, name), _wide(ran_b, name)) for name in names}
@@ -66,7 +65,7 @@ def settle(
     for strengths, certain in zip(_ROUNDS, CERTAIN, strict=True):
         for strength in strengths:
             case.say(len(runs), sum(map(len, _ROUNDS)), "perturbed wide runs")
-            runs.append(_perturbed(case, ran_a, ran_b, strength, len(runs), values, neutral, flips))
+            runs.append(_perturbed(case, ran_a, ran_b, strength, len(runs), neutral, flips))
         settled = _weigh(base, d, cheap, crossed, runs, tuple(sorted(flips)))
         enough = certain < settled.worst[1] < float("inf")  # infinite: exact results or choices, which may yet tip over
         if enough or (len(runs) > 1 and settled.state in (State.SAME, State.TIED)):
@@ -82,14 +81,13 @@ def _perturbed(
     ran_b: Ran,
     strength: float,
     count: int,
-    values: dict[str, list[tuple[Tensor, Tensor]]] | None,
     neutral: bool,
     flips: set[str],
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], float, bool]:
     outs, flipped = [], False
     for side, base, seed in ((case.a, ran_a, 2 * count), (case.b, ran_b, 2 * count + 1)):
         alter = perturb(seed, strength, together=count % 2 == 1, shown=count > 0)
-        moved, _ = run_wide(side, alter=alter, values=(values or {}).get(side.name), neutral=neutral)
+        moved, _ = run_wide(side, alter=alter, neutral=neutral)
         outs.append({name: leaf.wide for name, leaf in moved.tensors.items() if leaf.wide is not None})
         before, now = set(base.wide.crossings), set(moved.wide.crossings)
         flips |= {f"{side.name}: {crossing.op} ({crossing.where})" for crossing in now - before}

@@ -7,7 +7,7 @@ a parameter that was verified to be a fold of others has the value of the fold b
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,7 +38,7 @@ class Constants:
     def __init__(
         self,
         inputs: Any = (),
-        values: list[tuple[Tensor, Tensor]] | None = None,
+        values: Iterable[tuple[Tensor, Tensor]] = (),
         numbers: Mapping[float, float] | None = None,
     ) -> None:
         self.numbers = numbers or {}
@@ -52,7 +52,7 @@ class Constants:
         for x in tensors(inputs):
             if has_storage(x):
                 self._made.set(x, True)
-        for x, value in values or []:
+        for x, value in values:
             parts = self._values.get(x) or {}
             parts[_part(x)] = value
             self._values.set(x, parts)

@@ -32,6 +32,7 @@ class Side:
     randomness: dict[str, Any]  # the state of the random generators from which every run starts
     modes: Modes | None = None  # those in which to run; None: those that are on
     numbers: Mapping[float, float] = field(default_factory=dict)  # those that kernels were given for others, rounded
+    values: tuple[tuple[Tensor, Tensor], ...] = ()  # constants with the wide values that they have instead of their own
 
     def error(self, error: BaseException) -> RoundoffError:
         """What to raise when the network itself raised."""
@@ -107,7 +108,6 @@ def run_wide(
     *,
     observe: Observer | None = None,
     alter: Callable[[Executed], list[Tensor]] | None = None,
-    values: list[tuple[Tensor, Tensor]] | None = None,
     neutral: bool = False,
     repeat: bool = False,
     keep_old: bool = False,
@@ -119,7 +119,7 @@ def run_wide(
     ``repeat``: afterwards run it once more without being watched, and return those leaves as well (``wide`` None).
     Raises RoundoffError when the network raises, naming the side.
     """
-    constants = Constants((side.args, side.kwargs), values, side.numbers)
+    constants = Constants((side.args, side.kwargs), side.values, side.numbers)
     wide = WideRun(observe, alter, constants, neutral, keep_old)
     formats = _Formats()
     modes = nullcontext() if side.modes is None else side.modes.again()

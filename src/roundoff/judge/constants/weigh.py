@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -16,8 +18,6 @@ from roundoff.records import Kind, Verdict
 from roundoff.replay.run import Ran, Side, run_wide
 
 _HINT = "If the weights should be the same, copy them first: match_weights=True, on the command line --match-weights."
-
-Values = dict[str, list[tuple[Tensor, Tensor]]]
 
 
 def weigh_constants(case: Case, settled: Settled) -> tuple[Verdict | None, str, Settled] | None:
@@ -62,10 +62,11 @@ def _refolded(case: Case, matching: Matching, names: dict[int, str]) -> tuple[Ve
     )
     if not folds or len(folds) < len(target):
         return None
-    values: Values = {folded: [(fold.folded, fold.value) for fold in folds]}
-    ran_a, _ = run_wide(case.a, values=values.get("A"))
-    ran_b, _ = run_wide(case.b, values=values.get("B"))
-    settled = settle(case, ran_a, ran_b, values)
+    values = tuple((fold.folded, fold.value) for fold in folds)
+    case.a, case.b = (replace(s, values=values) if s.name == folded else s for s in (case.a, case.b))
+    ran_a, _ = run_wide(case.a)
+    ran_b, _ = run_wide(case.b)
+    settled = settle(case, ran_a, ran_b)
     _tell_folds(case, folds, folded, names)
     if settled.state is State.SAME:
         return None, "", settled
@@ -131,7 +132,7 @@ def _add_spread(spread: dict[str, Tensor], side: Side, ran: Ran, unmatched: tupl
         wide = widen(x)
         sign = torch.randint(0, 2, x.shape, generator=generator).to(wide.device, torch.float64) * 2 - 1
         values.append((x, wide * (1 + sign * UNIT_ROUNDOFF[x.dtype])))
-    moved, _ = run_wide(side, values=values)
+    moved, _ = run_wide(replace(side, values=tuple(values)))
     for name, leaf in moved.tensors.items():
         base = ran.tensors.get(name)
         if base is None or base.wide is None or leaf.wide is None or base.wide.shape != leaf.wide.shape:
