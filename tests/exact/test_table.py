@@ -162,7 +162,7 @@ def test_what_is_not_exact_is_told() -> None:
         (lambda: w.index_select(0, WHICH[0]), "the gradient of aten.index_select.default"),
         (lambda: w[WHICH, WHICH % 4], "the gradient of aten.index.Tensor"),
         (lambda: w.repeat(2, 1), "the gradient of aten.repeat.default"),
-        (lambda: F.max_pool2d(x, 3, 1), "the gradient of aten.max_pool2d_with_indices.default"),
+        (lambda: F.max_pool2d(x, 3, 1, return_indices=True), "the gradient of aten.max_pool2d_with_indices.default"),
         (lambda: w.double() @ w.double().t(), "aten.mm.default"),
         (lambda: F.interpolate(x, scale_factor=2, mode="bilinear"), "upsample_bilinear2d"),
         (lambda: w.expand(3, 6, 4), "the gradient of aten.expand.default"),

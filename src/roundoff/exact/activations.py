@@ -7,7 +7,7 @@ from torch import Tensor
 
 from roundoff.errors import RoundoffError
 from roundoff.exact import ops
-from roundoff.exact.contractions import expand
+from roundoff.exact.gradients import expand
 from roundoff.exact.rounding import short_dtype
 
 

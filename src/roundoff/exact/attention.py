@@ -9,7 +9,8 @@ from torch import Tensor
 
 from roundoff.errors import RoundoffError
 from roundoff.exact.activations import divided
-from roundoff.exact.contractions import expand, linear, matmul, mean
+from roundoff.exact.contractions import linear, matmul, mean
+from roundoff.exact.gradients import expand
 from roundoff.exact.rounding import short_dtype
 from roundoff.exact.softmax import softmax
 
@@ -31,6 +32,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, 
         q = q.unflatten(-3, (k.shape[-3], -1)).flatten(-3, -2)
     raw = matmul(q, k.transpose(-1, -2)) * (1 / math.sqrt(q.shape[-1]) if scale is None else scale)
     scores = raw.unflatten(-2, (-1, rows)).flatten(-4, -3) if grouped else raw
+    if is_causal and attn_mask is not None:
+        raise RoundoffError("exact.attention takes attn_mask or is_causal, and both were given.")
     if is_causal:
         attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
     p = weights(scores, attn_mask)

@@ -11,31 +11,10 @@ from torch import Tensor
 
 from roundoff.errors import RoundoffError
 from roundoff.exact import ops
-from roundoff.exact.gradients import reduce_to
+from roundoff.exact.gradients import expand
 from roundoff.exact.rounding import short_dtype
 
 Ints = int | Sequence[int]
-
-
-class _Expand(torch.autograd.Function):
-    """Broadcasting whose gradient is summed with one rounding."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, shape: tuple[int, ...]) -> Tensor:
-        ctx.shape = x.shape
-        return x.expand(shape)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return reduce_to(grad, ctx.shape), None
-
-
-def expand(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """``x`` broadcast to ``shape``; its gradient is a sum rounded once."""
-    if tuple(x.shape) == tuple(shape):
-        return x
-    y: Tensor = _Expand.apply(x, tuple(shape))  # type: ignore[no-untyped-call]
-    return y
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -140,7 +119,16 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: I
         padding = 0
     if isinstance(padding, str):
         raise RoundoffError(f"exact.conv{dims}d: padding is a number, 'same' or 'valid', and {padding!r} was given.")
-    y = ops.convolution(x, weight, bias, stride, each_of(padding, dims), dilation, groups)
+    padding = each_of(padding, dims)
+    if min(stride) < 1 or min(padding) < 0 or min(dilation) < 1 or len(weight) % groups:
+        raise RoundoffError(f"exact.conv{dims}d was given the stride {stride}, padding {padding} and dilation {dilation} "
+                            f"for {len(weight)} channels in {groups} groups.")  # fmt: skip
+    for n, k, p, d in zip(x.shape[2:], weight.shape[2:], padding, dilation, strict=True):
+        if n + 2 * p < d * (k - 1) + 1:
+            raise RoundoffError(
+                f"exact.conv{dims}d: a kernel over {d * (k - 1) + 1} elements does not fit {n + 2 * p}."
+            )
+    y = ops.convolution(x, weight, bias, stride, padding, dilation, groups)
     return y[0] if single else y
 
 
@@ -157,10 +145,20 @@ def conv_transpose(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride
         x = x[None]
     stride, padding, dilation = each_of(stride, dims), each_of(padding, dims), each_of(dilation, dims)
     more = each_of(output_padding, dims)
+    if x.dim() != dims + 2 or x.shape[1] != len(weight) or len(weight) % groups:
+        raise RoundoffError(f"exact.conv_transpose{dims}d: input {list(x.shape)} does not fit weight "
+                            f"{list(weight.shape)} in {groups} groups.")  # fmt: skip
+    if min(stride) < 1 or min(padding) < 0 or min(dilation) < 1 or any(
+        not 0 <= m < max(s, d) for m, s, d in zip(more, stride, dilation, strict=True)
+    ):  # fmt: skip
+        raise RoundoffError(f"exact.conv_transpose{dims}d was given the stride {stride}, padding {padding}, dilation "
+                            f"{dilation} and output padding {more}.")  # fmt: skip
     space = [
         (x.shape[2 + i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (weight.shape[2 + i] - 1) + more[i] + 1
         for i in range(dims)
     ]
+    if min(space) < 1:
+        raise RoundoffError(f"exact.conv_transpose{dims}d: the result would have the sizes {space}.")
     y = ops.convolution_input(x, weight, bias, space, stride, padding, dilation, groups)
     return y[0] if single else y
 

@@ -215,4 +215,14 @@ def of_input(grad: Tensor, weight: Tensor, bias: Tensor | None, space: Sequence[
     columns = len(weight) // groups
     turned = weight.flip(list(range(2, 2 + dims))).unflatten(0, (groups, columns)).transpose(1, 2).flatten(0, 1)
     ones, none = [1] * dims, [0] * dims
-    return convolution(wide, turned, bias, ones, none, dilation, groups)
+    y = convolution(wide, turned, bias, ones, none, dilation, groups)
+    if bool(weight.isfinite().all()):
+        return y
+    # The zeros around and between are no operands: an infinite weight does not meet them. Where it meets nothing else,
+    # the sum is that without it.
+    more = [n - ((g - 1) * s - 2 * p + d + 1) for n, g, s, p, d in
+            zip(space, grad.shape[2:], stride, padding, around, strict=True)]  # fmt: skip
+    tensors = (None if t is None else t.to(torch.float64) for t in (grad, weight, bias))
+    true = torch.ops.aten.convolution(*tensors, stride, padding, dilation, True, more, groups)
+    finite = convolution(wide, turned.nan_to_num(0.0, 0.0, 0.0), bias, ones, none, dilation, groups)
+    return torch.where(true.isfinite(), finite, narrow(true, y.dtype))

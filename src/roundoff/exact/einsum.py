@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from roundoff.errors import RoundoffError
 from roundoff.exact import ops
-from roundoff.exact.contractions import expand, sum
+from roundoff.exact.contractions import sum
+from roundoff.exact.gradients import expand
 from roundoff.exact.rounding import short_dtype
 
 DOTS = "0123456789"  # what the places of an ellipsis are called, the last one first
 
 
-def einsum(equation: str, *operands: Tensor) -> Tensor:
+def einsum(equation: str, *operands: Any) -> Tensor:
     """As ``torch.einsum``. Operands beyond two are taken in from left to right, each product being rounded once.
 
     >>> import torch
     >>> einsum("ij,jk->ik", torch.eye(2), torch.ones(2, 3)).tolist()
     [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
     """
+    if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
+        operands = tuple(operands[0])
     short_dtype("einsum", *operands)
     names, wanted = _labels(equation, operands)
     pieces = [_diagonal(x, label) for x, label in zip(operands, names, strict=True)]
@@ -55,17 +59,19 @@ def _labels(equation: str, operands: Sequence[Tensor]) -> tuple[list[str], str]:
     names = left.split(",")
     if len(names) != len(operands):
         raise RoundoffError(f"exact.einsum: {equation!r} names {len(names)} operands, and {len(operands)} were given.")
-    longest = ""
-    for i, (name, x) in enumerate(zip(names, operands, strict=True)):
-        if "..." in name:
-            dots = DOTS[: x.dim() - len(name) + 3][::-1]
-            longest = max(longest, dots, key=len)
-            names[i] = name.replace("...", dots)
-        if len(names[i]) != x.dim():
+    longest, given, names = "", names, []
+    for name, x in zip(given, operands, strict=True):
+        dots = DOTS[: x.dim() - len(name) + 3][::-1] if "..." in name else ""
+        longest = dots if len(dots) > len(longest) else longest
+        names.append(name.replace("...", dots))
+        if len(names[-1]) != x.dim():
             raise RoundoffError(f"exact.einsum: {name!r} does not fit the shape {list(x.shape)}.")
-    if arrow:
-        return names, right.replace("...", longest)
     every = "".join(names)
+    if arrow:
+        wanted = right.replace("...", longest)
+        if len(set(wanted)) != len(wanted) or not set(wanted) <= set(every):
+            raise RoundoffError(f"exact.einsum: {right!r} names what no operand has, or one twice.")
+        return names, wanted
     return names, longest + "".join(sorted(n for n in set(every) - set(DOTS) if every.count(n) == 1))
 
 

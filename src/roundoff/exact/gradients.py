@@ -31,6 +31,27 @@ def reduce_to(grad: Tensor, shape: Sequence[int]) -> Tensor:
     return (add_up(grad, dims, 1) if dims else grad).reshape(tuple(shape))
 
 
+class _Expand(torch.autograd.Function):
+    """Broadcasting whose gradient is summed with one rounding."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+        ctx.shape = x.shape
+        return x.expand(shape)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return reduce_to(grad, ctx.shape), None
+
+
+def expand(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """``x`` broadcast to ``shape``; its gradient is a sum rounded once."""
+    if tuple(x.shape) == tuple(shape):
+        return x
+    y: Tensor = _Expand.apply(x, tuple(shape))  # type: ignore[no-untyped-call]
+    return y
+
+
 def _keep_products(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     left, right, bias = inputs
     ctx.save_for_backward(left, right)
@@ -104,7 +125,7 @@ def _keep_sum(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 def _sum_back(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     if ctx.divisor != 1:
         grad = grad / torch.full((), ctx.divisor, dtype=grad.dtype, device=grad.device)
-    return grad.expand(ctx.shape), None, None
+    return expand(grad, ctx.shape), None, None
 
 
 def _keep_each(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -201,14 +222,14 @@ def _keep_bags(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 def _bags_back(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     rows, weights, segment = ctx.saved_tensors
     needs = ctx.needs_input_grad
-    each_row = grad[segment]
+    each_row = take(grad, segment)
     of_weights = None
     if weights is not None and needs[1]:
         of_weights = products(rows[:, None], each_row[:, :, None]).reshape(-1)
     if ctx.mean:
         each_row = each_row / torch.bincount(segment, minlength=ctx.count)[segment][:, None].to(grad.dtype)
     elif weights is not None:
-        each_row = each_row * weights[:, None]
+        each_row = each_row * expand(weights[:, None], each_row.shape)
     return each_row if needs[0] else None, of_weights, None, None, None
 
 
@@ -229,7 +250,7 @@ class _Take(torch.autograd.Function):
     def forward(ctx: Any, table: Tensor, which: Tensor, without: int | None) -> Tensor:
         ctx.save_for_backward(which)
         ctx.count, ctx.without = len(table), without
-        return table[which]
+        return table.index_select(0, which.reshape(-1)).reshape(*which.shape, *table.shape[1:])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:

@@ -10,7 +10,8 @@ from torch import Tensor
 from roundoff.errors import RoundoffError
 from roundoff.exact import ops
 from roundoff.exact.activations import divided
-from roundoff.exact.contractions import expand, mean, sum
+from roundoff.exact.contractions import mean, sum
+from roundoff.exact.gradients import expand
 from roundoff.exact.rounding import short_dtype
 from roundoff.exact.softmax import log_softmax
 

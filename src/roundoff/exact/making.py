@@ -50,18 +50,25 @@ class Exact:
         """The operations that ran and are not exact, in the order in which they first ran."""
         return tuple(self.__dict__.get("_roundoff_inexact", ()))
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The module and its hooks, by exact operations; warns of each operation that is not exact, once."""
+        return self._exactly(super().__call__, args, kwargs)  # type: ignore[misc]
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The module's own forward, by exact operations; warns of each operation that is not exact, once."""
+        """The module's own forward, by exact operations; the same warnings."""
+        return self._exactly(super().forward, args, kwargs)  # type: ignore[misc]
+
+    def _exactly(self, function: Any, args: Any, kwargs: Any) -> Any:
         if active():
-            return super().forward(*args, **kwargs)  # type: ignore[misc]
+            return function(*args, **kwargs)
         with mode() as m:
-            out = super().forward(*args, **kwargs)  # type: ignore[misc]
+            out = function(*args, **kwargs)
         if m.inexact:
             known = self.__dict__.setdefault("_roundoff_inexact", {})
             new = [op for op in m.inexact if op not in known]
             known.update(dict.fromkeys(new))
             if new:
-                warnings.warn(f"Not exact in this network: {', '.join(new)}.", stacklevel=2)
+                warnings.warn(f"Not exact in this network: {', '.join(new)}.", stacklevel=3)
         return out
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -156,6 +163,8 @@ def _options(module: nn.Module) -> str:
             return "the largest of a bag is exact, its gradient is not"
     if isinstance(module, nn.Softplus) and (module.beta != 1 or module.threshold < 20):
         return "it takes beta=1 and a threshold of 20 or more"
+    if isinstance(module, (nn.Softmax, nn.Softmin, nn.LogSoftmax)) and module.dim is None:
+        return "it has no dim"
     if isinstance(module, (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)) and module.track_running_stats:
         return "it keeps running statistics"
     mode_of_padding = getattr(module, "padding_mode", "zeros")

@@ -11,12 +11,15 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from roundoff.errors import RoundoffError
-from roundoff.exact.rounding import SHORT
+from roundoff.exact.gradients import reduce_to
+from roundoff.exact.rounding import SHORT, subnormal_numbers
 from roundoff.exact.table import EXACT, WITH_BIAS
 from roundoff.exact.told import Told
 from roundoff.tape.leaves import operands
 
-_ADD = {torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__}
+#: Methods that PyTorch wraps in Python: the compiler does not find these in a table by what they are.
+_WRAPPED = {name: EXACT[getattr(Tensor, name)] for name in ("__rsub__", "__rdiv__", "__pow__", "pow")}
+_ADD = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__}
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,19 @@ class _Sum:
     kwargs: Mapping[str, Any]
     version: int
     versions: tuple[int, ...]
+
+
+class _Biased(torch.autograd.Function):
+    """A product with its bias: one sum of the value ``value``. Its gradient goes by way of the product."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, bias: Tensor, value: Tensor) -> Tensor:
+        ctx.shape = bias.shape
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        return grad, reduce_to(grad, ctx.shape) if ctx.needs_input_grad[1] else None, None
 
 
 class mode(TorchFunctionMode):
@@ -53,6 +69,10 @@ class mode(TorchFunctionMode):
 
     def __enter__(self) -> mode:
         told = None if torch.compiler.is_compiling() else Told(self._inexact)
+        if told is None:
+            _show_the_compiler()
+        else:
+            subnormal_numbers()
         self._told.append(told)
         if told is not None:
             told.__enter__()  # type: ignore[no-untyped-call]
@@ -71,7 +91,7 @@ class mode(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         kwargs = dict(kwargs or {})
-        made = EXACT.get(func)
+        made = _WRAPPED.get(getattr(func, "__name__", "")) or EXACT.get(func)
         if made is None:
             if not _reads(func):
                 self._last = None
@@ -84,7 +104,7 @@ class mode(TorchFunctionMode):
         if func in _ADD and not given and len(args) == 2:
             found = self._as_one_sum(*args)
             if found is not None:
-                return found
+                return args[0].copy_(found) if func is Tensor.add_ else found
         try:
             y = made(*args, **given)
         except (RoundoffError, TypeError):
@@ -123,9 +143,22 @@ class mode(TorchFunctionMode):
                 continue
             if (made.version, made.versions) != self._versions(y, operands((made.args, made.kwargs))):
                 continue
-            found: Tensor = WITH_BIAS[made.function](*made.args, **made.kwargs, bias=bias)
+            with torch.no_grad():
+                value = WITH_BIAS[made.function](*made.args, **made.kwargs, bias=bias)
+            found: Tensor = _Biased.apply(y, bias, value)  # type: ignore[no-untyped-call]
             return found
         return None
+
+
+def _show_the_compiler() -> bool:
+    """The compiler asks a context only about the functions in a set of its own, which lacks some of the table."""
+    from torch._dynamo.variables.torch import get_overridable_functions
+
+    get_overridable_functions().update(EXACT)
+    return True
+
+
+_show_the_compiler._dynamo_marked_constant = True  # type: ignore[attr-defined]  # it runs while the rest is traced
 
 
 def _reads(func: Any) -> bool:

@@ -11,7 +11,8 @@ from torch import Tensor
 from roundoff.errors import RoundoffError
 from roundoff.exact import ops
 from roundoff.exact.activations import divided
-from roundoff.exact.contractions import expand, mean, sum
+from roundoff.exact.contractions import mean, sum
+from roundoff.exact.gradients import expand
 from roundoff.exact.rounding import short_dtype
 
 
@@ -23,13 +24,18 @@ class _Normalise(torch.autograd.Function):
         away = x - mean(x, -1, keepdim=True)
         scale = ops.each(mean(away * away, -1, keepdim=True) + eps, "rsqrt")
         y = away * scale
-        ctx.save_for_backward(y, scale)
+        ctx.save_for_backward(x, y, scale)
+        ctx.eps = eps
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        y, scale = ctx.saved_tensors
+        x, y, scale = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the gradient of this gradient is wanted: the same scale, as a function of x
+            away = x - expand(mean(x, -1, keepdim=True), x.shape)
+            scale = ops.each(mean(away * away, -1, keepdim=True) + ctx.eps, "rsqrt")
         level, tilt = mean(grad, -1, keepdim=True), mean(grad * y, -1, keepdim=True)
+        level, tilt, scale = (expand(part, x.shape) for part in (level, tilt, scale))
         return ((grad - level) - y * tilt) * scale, None
 
 
@@ -46,11 +52,24 @@ def affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     return x if bias is None else x + expand(bias, x.shape)
 
 
+def _last(what: str, x: Tensor, shape: Any) -> int:
+    """How many dimensions ``shape`` has, which are the last of ``x``."""
+    wanted = (shape,) if isinstance(shape, int) else tuple(shape)
+    if tuple(x.shape[x.dim() - len(wanted) :]) != wanted:
+        raise RoundoffError(f"exact.{what}: the last sizes of {list(x.shape)} are not {list(wanted)}.")
+    return len(wanted)
+
+
+def _several(what: str, count: int) -> None:
+    if count == 1:
+        raise RoundoffError(f"exact.{what}: one value alone has no variance. Give more, or use running statistics.")
+
+
 def layer_norm(x: Tensor, normalized_shape: Any, weight: Tensor | None = None, bias: Tensor | None = None,
                eps: float = 1e-5) -> Tensor:  # fmt: skip
     """:func:`normalise` over the last dimensions, then · weight, then + bias."""
     short_dtype("layer_norm", x, weight, bias)
-    count = 1 if isinstance(normalized_shape, int) else len(tuple(normalized_shape))
+    count = _last("layer_norm", x, normalized_shape)
     return affine(normalise(x.flatten(-count), eps).reshape(x.shape), weight, bias)
 
 
@@ -62,6 +81,8 @@ def group_norm(x: Tensor, num_groups: int, weight: Tensor | None = None, bias: T
                eps: float = 1e-5) -> Tensor:  # fmt: skip
     """:func:`normalise` over each group of channels and the positions, then · weight, then + bias."""
     short_dtype("group_norm", x, weight, bias)
+    if x.shape[1] % num_groups:
+        raise RoundoffError(f"exact.group_norm: {x.shape[1]} channels are not {num_groups} equal groups.")
     y = normalise(x.reshape(x.shape[0], num_groups, -1), eps).reshape(x.shape)
     return affine(y, _by_channel(weight, x), _by_channel(bias, x))
 
@@ -72,6 +93,8 @@ def batch_norm(x: Tensor, running_mean: Tensor | None, running_var: Tensor | Non
     """(x - m) · rsqrt(v + eps), then · weight, then + bias; in training m and v are those of the batch."""
     short_dtype("batch_norm", x, weight, bias)
     if training or running_mean is None or running_var is None:
+        if training:
+            _several("batch_norm", x.numel() // max(1, x.shape[1]))
         rows = x.transpose(0, 1)
         flat = rows.reshape(x.shape[1], -1)
         y = normalise(flat, eps).reshape(rows.shape).transpose(0, 1)
@@ -98,13 +121,14 @@ def instance_norm(x: Tensor, running_mean: Tensor | None = None, running_var: Te
         return batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
     if running_mean is not None:
         raise RoundoffError("exact.instance_norm keeps no running statistics. Set track_running_stats=False.")
+    _several("instance_norm", x[0, 0].numel() if x.numel() else 0)
     return affine(normalise(x.flatten(2), eps).reshape(x.shape), _by_channel(weight, x), _by_channel(bias, x))
 
 
 def rms_norm(x: Tensor, normalized_shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Tensor:
     """x · rsqrt(mean(x · x) + eps) over the last dimensions, then · weight."""
     short_dtype("rms_norm", x, weight)
-    count = 1 if isinstance(normalized_shape, int) else len(tuple(normalized_shape))
+    count = _last("rms_norm", x, normalized_shape)
     flat = x.flatten(-count)
     add = torch.finfo(x.dtype).eps if eps is None else eps
     scale = ops.each(mean(flat * flat, -1, keepdim=True) + add, "rsqrt")
@@ -123,6 +147,7 @@ class _Norm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         x, y = ctx.saved_tensors
+        y, grad = expand(y, x.shape), expand(grad, x.shape)
         return torch.where(y == 0, 0.0, x / y * grad), None
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from roundoff.exact import convolutions, elementwise, gathering, sums
 from roundoff.exact import products as of_rows
 from roundoff.exact import windows as of_windows
+from roundoff.exact.rounding import subnormal_numbers
 
 P = ParamSpec("P")
 
@@ -30,6 +31,7 @@ def _operator(f: Callable[P, Tensor]) -> Callable[P, Tensor]:
     traced: list[Callable[P, Tensor]] = []
 
     def run(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        subnormal_numbers()
         if "torch._dynamo" not in sys.modules:
             return f(*args, **kwargs)
         if not traced:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from roundoff.errors import RoundoffError
 from roundoff.exact import ops
@@ -60,3 +64,42 @@ def adaptive_avg_pool(dims: int, x: Tensor, output_size: int | Sequence[int | No
         start, end = [i * n // m for i in range(m)], [-(-(i + 1) * n // m) for i in range(m)]
         found.append((start, end, [e - s for s, e in zip(start, end, strict=True)]))
     return average(x, found, None)
+
+
+class _Largest(torch.autograd.Function):
+    """The largest of each window. The gradient of one that is the largest of several windows is one sum."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, name: str, dims: int, options: tuple[Any, ...]) -> Tensor:
+        y, at = getattr(F, name)(x, *options, return_indices=True)
+        ctx.save_for_backward(at)
+        ctx.shape, ctx.lead = x.shape, x.dim() - dims
+        return y  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        (at,) = ctx.saved_tensors
+        space = math.prod(ctx.shape[ctx.lead :])
+        lead = torch.arange(math.prod(ctx.shape[: ctx.lead]), device=at.device)
+        place = (at.flatten(ctx.lead).reshape(len(lead), -1) + lead[:, None] * space).reshape(-1)
+        return ops.bags(grad.reshape(-1, 1), None, place, len(lead) * space, False).reshape(ctx.shape), None, None, None
+
+
+def max_pool(dims: int, x: Tensor, kernel_size: Ints, stride: Ints | None = None, padding: Ints = 0, dilation: Ints = 1,
+             ceil_mode: bool = False, return_indices: bool = False) -> Tensor:  # fmt: skip
+    """As ``torch.nn.functional.max_pool2d`` in ``dims`` dimensions; its gradient is a sum rounded once."""
+    short_dtype(f"max_pool{dims}d", x)
+    if return_indices:
+        raise RoundoffError(f"exact.max_pool{dims}d gives no indices.")
+    options = (kernel_size, stride, padding, dilation, ceil_mode)
+    y: Tensor = _Largest.apply(x, f"max_pool{dims}d", dims, options)  # type: ignore[no-untyped-call]
+    return y
+
+
+def adaptive_max_pool(dims: int, x: Tensor, output_size: Any, return_indices: bool = False) -> Tensor:
+    """As ``torch.nn.functional.adaptive_max_pool2d`` in ``dims`` dimensions; its gradient is a sum rounded once."""
+    short_dtype(f"adaptive_max_pool{dims}d", x)
+    if return_indices:
+        raise RoundoffError(f"exact.adaptive_max_pool{dims}d gives no indices.")
+    y: Tensor = _Largest.apply(x, f"adaptive_max_pool{dims}d", dims, (output_size,))  # type: ignore[no-untyped-call]
+    return y

@@ -28,7 +28,8 @@ Take = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]  # rows of 
 BLOCK = 1 << 21  # float64 numbers that are alive at once for the rows of one block, 16 MB
 SMALL = 1 << 18  # the same for many small products at once: they fit the cache
 TEST = 1 << 16  # elements whose ends are held against each other at once: they fit the cache
-PART = 512  # terms that are added by one product: an addition passes through fewer others, so the bound is smaller
+PART = 256  # terms that are added by one product: an addition passes through fewer others, so the bound is smaller
+FEW = 1 << 12  # terms of at most four rows that are added exactly at once: no slower there than error-free additions
 PAIRS = 1 << 17  # products that are written out at once for elements that are left
 
 
@@ -46,13 +47,14 @@ class Left:
         """
         self.held.append((out, m, n, terms, size))
         self.count += terms.numel()
-        if self.count > PAIRS:
+        if self.count > PAIRS // 2:
             self.settle()
 
     def settle(self) -> None:
         """Adds up what is kept."""
         if self.held:
-            terms, size = (torch.cat([entry[i] for entry in self.held]) for i in (3, 4))
+            one = len(self.held) == 1
+            terms, size = (self.held[0][i] if one else torch.cat([entry[i] for entry in self.held]) for i in (3, 4))
             sums = add_terms(terms, self.held[0][0].dtype, size).split([len(entry[1]) for entry in self.held])
             for (out, m, n, *_), some in zip(self.held, sums, strict=True):
                 out[m, n] = some
@@ -65,7 +67,9 @@ def products(left: Tensor, right: Tensor, bias: Tensor | None, dtype: torch.dtyp
     The operands are of float32, bfloat16 or float16, or hold such numbers in float64; ``bias`` broadcasts to the result.
     """
     out = torch.empty((*left.shape[:2], right.shape[2]), dtype=dtype, device=left.device)
-    if out.numel():
+    if not left.shape[2]:
+        out.copy_(torch.zeros_like(out) if bias is None else bias + 0.0)
+    elif out.numel():
         todo = Left()
         products_into(left, right, bias, out, todo)
         todo.settle()
@@ -116,7 +120,7 @@ def _block(left: Tensor, right: Tensor, right_norm: Tensor | None, bias: Tensor 
     values, norms = flat[m, n], x_norm.reshape(-1)[m] * w_norm.reshape(-1)[which]
     take = partial(_rows_of, left.transpose(1, 2)), partial(_rows_of, right)
     if len(at) <= rows + columns and bool(values.isfinite().all()):
-        for some in torch.arange(len(at), device=at.device).split(max(1, PAIRS // max(1, terms))):
+        for some in torch.arange(len(at), device=at.device).split(max(1, PAIRS // terms)):
             extra = None if more is None else more[some]
             size = norms[some] if extra is None else norms[some] + extra.abs()
             todo.keep(near, m[some], n[some], _terms(take, m[some], which[some], extra), size)
@@ -125,7 +129,8 @@ def _block(left: Tensor, right: Tensor, right_norm: Tensor | None, bias: Tensor 
 
 
 def _terms(take: Take, m: Tensor, n: Tensor, bias: Tensor | None) -> Tensor:
-    pairs = take[0](m) * take[1](n)
+    x, w = take[0](m), take[1](n)
+    pairs = widened("pairs", x[None])[0] * widened("others", w[None])[0]
     return pairs if bias is None else torch.cat([pairs, bias[:, None]], dim=1)
 
 
@@ -139,17 +144,17 @@ def _product(left: Tensor, right: Tensor, right_norm: Tensor | None) -> tuple[Te
     y = scratch("y", (batch, rows, columns), left.device)
     more = scratch("more", y.shape, left.device) if terms > PART else y
     first, second = [], []
-    for k in range(0, max(1, terms), PART):
-        x, w = widened("x", left[:, :, k : k + PART]), widened("w", right[:, k : k + PART])
-        _multiply(x, w, more if k else y)
-        if k:
-            y += more
-        if terms:
-            first.append(torch.linalg.vector_norm(x, dim=2))
-        if terms and right_norm is None:
+    many = max(1, BLOCK // max(rows, columns) // PART) * PART  # whole rows are widened faster than pieces of them
+    for k in range(0, terms, many):
+        x, w = widened("x", left[:, :, k : k + many]), widened("w", right[:, k : k + many])
+        for j in range(0, x.shape[2], PART):
+            begins = not k and not j
+            _multiply(x[:, :, j : j + PART], w[:, j : j + PART], y if begins else more)
+            if not begins:
+                y += more
+        first.append(torch.linalg.vector_norm(x, dim=2))
+        if right_norm is None:
             second.append(torch.linalg.vector_norm(w, dim=1))
-    if not terms:
-        return y, y.new_zeros((batch, rows)), y.new_zeros((batch, columns))
     return y, _joined(first), _joined(second) if right_norm is None else right_norm
 
 
@@ -202,8 +207,8 @@ def apart(y: Tensor, radius: Tensor, out: Tensor) -> Tensor | None:
     rows, columns = y.shape
     step = max(1, TEST // columns)
     shape = (min(step, rows), columns)
-    wide = torch.empty(shape, dtype=torch.float64, device=y.device)
-    low = torch.empty(shape, dtype=out.dtype, device=y.device)
+    wide = scratch("end", shape, y.device)
+    low = scratch("low", shape, y.device).view(-1).view(out.dtype)[: wide.numel()].view(shape)
     found = []
     for i in range(0, rows, step):
         part, by, high = y[i : i + step], radius[i : i + step], out[i : i + step]
@@ -211,10 +216,12 @@ def apart(y: Tensor, radius: Tensor, out: Tensor) -> Tensor | None:
         below, end = wide[:some], low[:some]
         narrow_into(torch.sub(part, by, out=below), end)
         narrow_into(torch.add(part, by, out=below), high)
-        bits, other = as_bits(end), as_bits(high)
-        if odd or not torch.equal(bits, other):
-            differ = (bits != other) | by.isinf() if odd else bits != other
-            found.append(_places(differ.view(-1)) + i * columns)
+        differ = as_bits(end) != as_bits(high)
+        if odd:
+            differ |= by.isinf()
+        places = _places(differ.view(-1))
+        if len(places):
+            found.append(places + i * columns)
     return torch.cat(found) if found else None
 
 
@@ -223,16 +230,17 @@ def _places(differ: Tensor) -> Tensor:
     if len(differ) % 8 or not len(differ):
         return differ.nonzero()[:, 0]
     words = differ.view(torch.int64).nonzero()
+    if not len(words):
+        return words[:, 0]
     near = (words * 8 + torch.arange(8, device=differ.device)).view(-1)
     return near[differ[near]]
 
 
 def _rows_of(w: Tensor, which: Tensor) -> Tensor:
-    """Columns of [b, k, n], counted over all b, as rows in float64."""
+    """Columns of [b, k, n], counted over all b, as rows."""
     if len(w) == 1:
-        return w[0].t().index_select(0, which).to(torch.float64)
-    rows = w.transpose(1, 2)[which // w.shape[2], which % w.shape[2]]
-    return rows.to(torch.float64)
+        return w[0].t().index_select(0, which)
+    return w.transpose(1, 2)[which // w.shape[2], which % w.shape[2]]
 
 
 def _decide(take: Take, terms: int, m: Tensor, n: Tensor, y: Tensor, norms: Tensor, bias: Tensor | None,
@@ -261,7 +269,7 @@ def _decide(take: Take, terms: int, m: Tensor, n: Tensor, y: Tensor, norms: Tens
 
 def _grid(take: Callable[[Tensor], Tensor], rows: Tensor, terms: int) -> Tensor:
     """For each of the rows, the number of which all its elements are multiples."""
-    parts = [lowest_bit(take(part)).amin(dim=1) for part in rows.split(max(1, PAIRS // max(1, terms)))]
+    parts = [lowest_bit(take(part).to(torch.float64)).amin(dim=1) for part in rows.split(max(1, PAIRS // terms))]
     return torch.cat(parts)
 
 
@@ -276,16 +284,19 @@ def add_terms(terms: Tensor, dtype: torch.dtype, size: Tensor | None = None) -> 
     y, depth = terms, 0
     while y.shape[1] > 1:
         half, odd = divmod(y.shape[1], 2)
-        last = y[:, 2 * half :]
-        y = y[:, :half] + y[:, half : 2 * half]
+        first, second, last = y.split([half, half, odd], 1)
+        y = first.add_(second) if depth else first + second  # not into the terms themselves
         if odd:
             y[:, :1] += last
         depth += 1 + odd
     radius = size * slack(depth)
     low, high = narrow((y[:, 0] - radius) + 0.0, dtype), narrow((y[:, 0] + radius) + 0.0, dtype)
     todo = (~same(low, high)).nonzero()[:, 0]
-    if len(todo):
+    if len(todo) * max(terms.shape[1], FEW // 4) > FEW:
         high[todo] = _add_with_errors(terms[todo], dtype)
+    else:
+        for i in todo.tolist():
+            high[i] = _add_exactly(terms[i].tolist(), dtype)
     return high
 
 

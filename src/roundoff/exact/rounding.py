@@ -16,6 +16,16 @@ SHORT = (torch.float32, torch.bfloat16, torch.float16)
 _VIEW = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
 
 
+_SMALLEST, _ONE = 5e-324, 1.0
+
+
+def subnormal_numbers() -> None:
+    """Raises RoundoffError where this thread sets subnormal numbers to zero."""
+    if _SMALLEST * _ONE == 0.0:
+        raise RoundoffError("Subnormal numbers are set to zero here. Exact results need them: call "
+                            "torch.set_flush_denormal(False) first.")  # fmt: skip
+
+
 def short_dtype(what: str, *tensors: Tensor | None) -> torch.dtype:
     """The one format of the operands of ``what``.
 
@@ -25,7 +35,8 @@ def short_dtype(what: str, *tensors: Tensor | None) -> torch.dtype:
     for x in tensors:
         if x is None:
             continue
-        if x.layout is not torch.strided or x.is_quantized:
+        # The layout may not be asked for where the gradient of a function is compiled.
+        if not torch.compiler.is_compiling() and (x.layout is not torch.strided or x.is_quantized):
             layout = "quantised" if x.is_quantized else str(x.layout)
             raise RoundoffError(
                 f"exact.{what} was given a {layout} tensor and takes dense ones. Call .to_dense() first."

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from roundoff.exact import ops
-from roundoff.exact.contractions import expand, sum
+from roundoff.exact.contractions import sum
+from roundoff.exact.gradients import expand
 from roundoff.exact.rounding import short_dtype
 
 
@@ -26,7 +27,7 @@ class _Softmax(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (y,) = ctx.saved_tensors
-        return (grad - sum(grad * y, ctx.dim, keepdim=True)) * y, None
+        return (grad - expand(sum(grad * y, ctx.dim, keepdim=True), y.shape)) * y, None
 
 
 class _LogSoftmax(torch.autograd.Function):
@@ -41,7 +42,7 @@ class _LogSoftmax(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (y,) = ctx.saved_tensors
-        return grad - ops.each(y, "exp") * sum(grad, ctx.dim, keepdim=True), None
+        return grad - ops.each(y, "exp") * expand(sum(grad, ctx.dim, keepdim=True), y.shape), None
 
 
 def _shares(x: Tensor, dim: int) -> Tensor:

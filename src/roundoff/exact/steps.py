@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from roundoff.exact import ops
-from roundoff.exact.contractions import expand
+from roundoff.exact.gradients import expand
 from roundoff.exact.rounding import short_dtype
 
 Number = float | Tensor

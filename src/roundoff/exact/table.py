@@ -18,7 +18,7 @@ from roundoff.exact.attention import attention, multi_head_attention
 from roundoff.exact.einsum import einsum
 from roundoff.exact.elementwise import FUNCTIONS
 from roundoff.exact.embedding import embedding, embedding_bag
-from roundoff.exact.gradients import take
+from roundoff.exact.gradients import expand, take
 
 Function = Callable[..., Any]
 
@@ -41,14 +41,19 @@ def in_place(function: Function) -> Function:
     """The method of PyTorch that writes its result into its first operand."""
 
     def call(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return x.copy_(function(x, *args, **kwargs))
+        return x.copy_(function(_kept(x), *args, **kwargs))
 
     return call
 
 
+def _kept(x: Tensor) -> Tensor:
+    """``x``, or a copy where its gradient will need what is about to be written over."""
+    return x.clone() if x.requires_grad and torch.is_grad_enabled() else x
+
+
 def _activation(function: Function) -> Function:
     def call(input: Tensor, *args: Any, inplace: bool = False, **kwargs: Any) -> Tensor:
-        y: Tensor = function(input, *args, **kwargs)
+        y: Tensor = function(_kept(input) if inplace else input, *args, **kwargs)
         return input.copy_(y) if inplace else y
 
     return call
@@ -75,7 +80,9 @@ def _each(name: str) -> Function:
 
 
 def _soft(function: Function) -> Function:
-    def call(input: Tensor, dim: int, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Tensor:
+    def call(input: Tensor, dim: int, _stacklevel: Any = 3, dtype: torch.dtype | None = None) -> Tensor:
+        if isinstance(_stacklevel, torch.dtype):  # the third argument of the functions in torch
+            dtype = _stacklevel
         y: Tensor = function(input if dtype is None else input.to(dtype), dim)
         return y
 
@@ -163,7 +170,7 @@ def wide(function: Function) -> Function:
         if len(args) == 2 and all(isinstance(a, Tensor) for a in args) and args[0].shape != args[1].shape:
             shape = torch.broadcast_shapes(args[0].shape, args[1].shape)
             # numbers without dimensions take part with the precision of their own, so only what has gradients is moved
-            args = tuple(con.expand(a, shape) if a.requires_grad and a.shape != shape else a for a in args)
+            args = tuple(expand(a, shape) if a.requires_grad and a.shape != shape else a for a in args)
         return function(*args, **kwargs)
 
     return call
@@ -231,7 +238,7 @@ EXACT: dict[Any, Function] = {
     F.group_norm: named(norms.group_norm, "input"),
     F.batch_norm: named(norms.batch_norm, "input"),
     F.instance_norm: named(_instance_norm, "input"),
-    F.rms_norm: named(norms.rms_norm, "input"),
+    **dict.fromkeys((F.rms_norm, torch.rms_norm), named(norms.rms_norm, "input")),
     F.normalize: named(norms.normalize, "input"),
     torch.linalg.vector_norm: _vector_norm,
     F.elu: _last_flag(act.elu, 2),
@@ -266,6 +273,7 @@ EXACT: dict[Any, Function] = {
     F.binary_cross_entropy_with_logits: _weighted(losses.binary_cross_entropy_with_logits),
     F.softmax: _soft(softmax.softmax),
     F.log_softmax: _soft(softmax.log_softmax),
+    F.softmin: _soft(lambda x, dim: softmax.softmax(-x, dim)),
     Tensor.__rmatmul__: lambda b, a: con.matmul(a, b),
     Tensor.__matmul__: con.matmul,
     torch.special.erfc: _each("erfc"),
@@ -316,7 +324,7 @@ for _owner in (torch, Tensor):
         _owner.addcdiv: named(steps.addcdiv, "input", "tensor1", "tensor2"),
         _owner.lerp: named(steps.lerp, "input", "end", "weight"),
     }
-for _name in ("add", "sub", "div", "addcmul", "addcdiv", "lerp", "pow", "square", "addmm", "baddbmm"):
+for _name in ("add", "sub", "mul", "div", "addcmul", "addcdiv", "lerp", "pow", "square", "addmm", "baddbmm"):
     EXACT[getattr(Tensor, f"{_name}_")] = in_place(EXACT[getattr(Tensor, _name)])
 for _name in ("exp", "exp2", "expm1", "log", "log1p", "log2", "log10", "sqrt", "rsqrt", "sin", "cos", "tanh", "sigmoid",
               "erf", "erfc"):  # fmt: skip
@@ -334,6 +342,8 @@ for _i in (1, 2, 3):
     EXACT[getattr(F, f"conv_transpose{_i}d")] = EXACT[getattr(torch, f"conv_transpose{_i}d")] = named(
         con.conv_transpose, "input"
     )
+    EXACT[getattr(F, f"max_pool{_i}d")] = named(partial(pooling.max_pool, _i), "input", "kernel_size")
+    EXACT[getattr(F, f"adaptive_max_pool{_i}d")] = named(partial(pooling.adaptive_max_pool, _i), "input", "output_size")
     EXACT[getattr(F, f"avg_pool{_i}d")] = named(partial(pooling.avg_pool, _i), "input")
     EXACT[getattr(F, f"adaptive_avg_pool{_i}d")] = named(partial(pooling.adaptive_avg_pool, _i), "input")
 

@@ -16,7 +16,8 @@ from roundoff.tape.leaves import operands
 #: Single operations that IEEE arithmetic rounds once, in whatever kernel.
 SINGLE = {
     "add", "sub", "rsub", "mul", "div", "reciprocal", "add_", "sub_", "mul_", "div_", "abs", "sgn",
-    "where", "clamp", "clamp_min", "clamp_max", "hardtanh", "hardtanh_", "masked_fill", "masked_fill_",
+    "where", "clamp", "clamp_min", "clamp_max", "clamp_", "clamp_min_", "clamp_max_", "hardtanh", "hardtanh_",
+    "threshold", "threshold_", "masked_fill", "masked_fill_",
     "full", "full_like", "new_full", "fill", "fill_", "scalar_tensor", "constant_pad_nd",
     "select_backward", "slice_backward", "diagonal_backward", "threshold_backward", "hardtanh_backward",
     "max_pool2d_with_indices_backward",  # told of in the forward run where windows overlap
@@ -30,6 +31,7 @@ MOVES = SINGLE | {
     "hardtanh", "tril", "triu", "pixel_shuffle", "pixel_unshuffle", "maximum", "minimum", "sort", "topk", "amax", "amin",
     "max", "min", "native_dropout", "bernoulli_", "sign", "round", "floor", "ceil", "lift_fresh", "empty_like",
     "zeros_like", "ones_like", "zero_", "movedim", "eq", "ne", "lt", "le", "gt", "ge", "isfinite",
+    "new_empty", "new_zeros", "new_ones", "channel_shuffle",
 }  # fmt: skip
 
 
@@ -43,7 +45,7 @@ def _adds(name: str, args: Any, out: Any) -> bool:
         return any(k > s for k, s in zip(kernel, stride or kernel, strict=False))
     if name == "expand":
         return any(t.numel() != out.numel() for t in needing)
-    if name in SINGLE and name != "constant_pad_nd" and isinstance(out, Tensor):
+    if (name in SINGLE or name == "copy_") and name != "constant_pad_nd" and isinstance(out, Tensor):
         return any(t.numel() != out.numel() for t in needing)
     return name not in MOVES
 
@@ -61,7 +63,8 @@ class Told(TorchDispatchMode):
         out = func(*args, **kwargs)
         self.written += func._schema.is_mutable
         namespace, name = str(func).split(".")[:2]
-        if namespace == "roundoff" or not any(is_inexact(t.dtype) for t in operands(out)):
+        made = out if out is not None else (args, kwargs)  # what writes to lists of tensors gives nothing
+        if namespace == "roundoff" or not any(is_inexact(t.dtype) for t in operands(made)):
             return out
         if not self._once(func, name, args, kwargs, out):
             self.inexact[str(func)] = None
@@ -71,7 +74,8 @@ class Told(TorchDispatchMode):
 
     @staticmethod
     def _once(func: Any, name: str, args: Any, kwargs: Any, out: Any) -> bool:
-        if name in SINGLE and kwargs.get("alpha", 1) in (1, -1) and _short(args, out):
+        plain = kwargs.get("alpha", 1) in (1, -1) and kwargs.get("rounding_mode") is None
+        if name in SINGLE and plain and _short(args, out):
             return True
         if name in ("_to_copy", "copy_") and _short(args, out):
             return True
