@@ -60,6 +60,17 @@ class Python(nn.Module):
         return {"mean": F.normalize(mean), "max": F.log_softmax(self.out(y.amax((-1, -2))), -1)}
 
 
+class CrossMapNorm(nn.Module):
+    """Local response norm as it is written by hand: an average over neighbouring channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.average = nn.AvgPool3d((3, 1, 1), 1, (1, 0, 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / (1 + 0.5 * self.average(x.pow(2).unsqueeze(1)).squeeze(1)).pow(0.75)
+
+
 class Head(nn.Module):
     """Other heads: ``view`` with the batch's size, ``flatten(2).mean(-1)``, a pooling of the map's size."""
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import roundoff
 from roundoff.forms.dense import densify, run
 
-from .dense_nets import Head, Join, Python, cells_and_crops, disagreement
+from .dense_nets import CrossMapNorm, Head, Join, Python, cells_and_crops, disagreement
 from .nets import ConvNextBlock, LeNet, SqueezeExcite, alexnet, vgg
 
 
@@ -35,6 +35,11 @@ NETS: dict[str, tuple[Any, tuple[int, ...], tuple[int, ...], int]] = {
     "VGG": (vgg, (3, 64, 64), (32, 32), 0),
     "VGG, its pooling does nothing": (lambda: vgg(size=2), (3, 64, 64), (32, 32), 0),
     "VGG without padding": (lambda: vgg(0, blocks=(1, 1, 2), size=4), (3, 54, 62), (8, 8), 9),
+    "local response norm": (lambda: nn.Sequential(nn.Conv2d(3, 6, 5, 2), nn.ReLU(), nn.LocalResponseNorm(5, 0.5),
+                                                  nn.MaxPool2d(3, 2), CrossMapNorm(), nn.Flatten(), nn.Linear(36, 5)),
+                            (3, 15, 17), (4, 4), 9),
+    "local response norm, one axis": (lambda: nn.Sequential(nn.Conv1d(2, 5, 3), nn.LocalResponseNorm(3), nn.Flatten(),
+                                                            nn.Linear(30, 3)), (2, 8), (1,), 3),
     "ResNet": (resnet, (3, 32, 32), (8, 8), 0),
     "Python": (Python, (3, 17, 15), (2, 2), 3),  # one row: reflected at its top, where the image ends too
     "ConvNeXt": (lambda: nn.Sequential(ConvNextBlock(), nn.Conv2d(6, 3, 8), nn.Flatten()), (6, 8, 8), (1, 1), 0),

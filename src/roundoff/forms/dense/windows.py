@@ -80,10 +80,13 @@ def pooling(walk: Walk, node: fx.Node) -> Any:
         made = replace(value, node=walk.again(node), shape=out)
         return Several(made.node, (made,) * len(meta)) if several else made
     dims = len(value.shape) - 2
-    _check_axes(node, value, dims)
     kernel = per_axis(given["kernel_size"], dims)
     stride = per_axis(given["stride"], dims) if given["stride"] else kernel
     padding, dilation = per_axis(given["padding"], dims), per_axis(given.get("dilation", 1), dims)
+    windows_at = dict(enumerate(zip(kernel, stride, padding, strict=True), 2))
+    if not several and all(windows_at.get(p) == (1, 1, 0) for p in value.places):
+        return replace(value, node=walk.again(node), shape=out)  # over the channels, as local response norm has it
+    _check_axes(node, value, dims)
     # An average counts padding, and not what ceil_mode adds beyond it.
     counted = bool(given.get("count_include_pad")) and not given.get("divisor_override")
     each = zip(value.sizes, out[2:], kernel, stride, padding, padding, dilation, strict=True)
