@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
+from copy import deepcopy
 from math import comb
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import roundoff
 from roundoff.forms.fastest import Layer, fastest
+from roundoff.forms.fastest.candidates import candidates_for
+from roundoff.forms.fastest.in_place import in_place
 from roundoff.forms.fastest.plan import chosen
 from roundoff.forms.fastest.race import in_turns, race, rank
 from roundoff.forms.fastest.ways import LaidConv2d, PatchConv2d, Product, ways
@@ -189,3 +194,102 @@ def test_layouts_are_brought_about() -> None:
     assert last.weight.is_contiguous(memory_format=torch.channels_last)
     assert found["channels first"]().module(x.contiguous(memory_format=torch.channels_last)).is_contiguous()
     assert isinstance(ways(site(nn.Conv2d(6, 4, 2, 2), x))["patches"]().module, PatchConv2d)
+
+
+class TestInPlace:
+    @staticmethod
+    def net() -> nn.Sequential:
+        block = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU())
+        return nn.Sequential(nn.ReLU(), block, nn.Identity(), nn.ReLU(), nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Flatten())
+
+    @pytest.mark.parametrize("training", [False, True])
+    def test_the_same_bits_and_gradients(self, training: bool) -> None:
+        net = self.net().train(training)
+        other = deepcopy(net)
+        assert in_place(other) == ["", "1"]
+        found = []
+        for model in (net, other, deepcopy(other), pickle.loads(pickle.dumps(other))):
+            x = torch.randn(2, 2, 6, 6, generator=torch.Generator().manual_seed(1)).requires_grad_()
+            y = model(x)
+            found.append([y, *torch.autograd.grad(y.square().sum(), [x, *model.parameters()])])
+        for others in found[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(found[0], others, strict=True))
+
+    def test_less_memory_is_asked_for(self) -> None:
+        net, x = self.net().eval(), torch.randn(2, 2, 6, 6)
+        other = deepcopy(net)
+        in_place(other)
+        ops = [[str(step.op) for step in roundoff.record(model, x)] for model in (net, other)]
+        assert sum("relu_" in op or "clamp_min_" in op for op in ops[0]) == 0
+        assert (
+            sum("relu_" in op or "clamp_min_" in op for op in ops[1]) == 2
+        )  # after the norm, and after the convolution
+
+    def test_who_looks_sees_what_was_there(self) -> None:
+        """A hook has the layer's result; the network's input and what is called beside the sequence are not written to."""
+        net = self.net().eval()
+        in_place(net)
+        x = torch.randn(2, 2, 6, 6)
+        kept = x.clone()
+        seen: list[Tensor] = []
+        net[4].register_forward_hook(lambda module, args, out: seen.append(out))
+        net[1][2].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+        with torch.no_grad():
+            net(x)
+            y = net[1][1](net[1][0](x.relu()))
+            assert torch.equal(net[1][2](y), y.relu()) and (y < 0).any()
+            assert torch.equal(seen[0], y) and torch.equal(seen[1], net[4](net[:4](x)))
+        assert torch.equal(x, kept)
+
+    def test_what_keeps_its_result_is_left_alone(self) -> None:
+        class Keeps(nn.Linear):
+            def forward(self, input: Tensor) -> Tensor:
+                self.last = super().forward(input)
+                return self.last
+
+        for layer in (Keeps(4, 4), nn.Dropout(), nn.Sigmoid(), nn.Identity()):
+            assert in_place(nn.Sequential(layer, nn.ReLU())) == []
+        replaced = nn.Linear(4, 4)
+        replaced.forward = lambda input: input  # type: ignore[method-assign]
+        assert in_place(nn.Sequential(replaced, nn.ReLU())) == []
+
+
+class WithCalls(nn.Module):
+    """A layer, calls with a weight, and activations between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down, self.w = nn.Linear(6, 8), nn.Linear(8, 6), nn.Parameter(torch.randn(8, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(torch.tanh(F.linear(torch.tanh(self.up(x)), self.w)))
+
+
+def candidates(net: nn.Module, x: Tensor, **ways: str) -> dict[str, Any]:
+    """The candidates by name, each layer in the way that is given for it, or as it is."""
+    seen = observe(net, (x,), {})
+    kinds = {name: type(net.get_submodule(name)).__name__ for name in seen.calls}
+    layers = [
+        Layer(name, kind, (1,), {}, ways.get(name, "as it is")) for name, kind in kinds.items() if kind == "Linear"
+    ]
+    return {c.name: c for c in candidates_for(net, (x,), {}, seen, layers)}
+
+
+def test_candidates_with_calls() -> None:
+    net, x = WithCalls().double(), torch.randn(2, 3, 6, dtype=torch.float64)
+    found = candidates(net, x, up="product")
+    assert set(found) == {"layer by layer", "layer by layer, calls as convolutions", "all convolutions"}
+    mixed = found["layer by layer, calls as convolutions"]
+    assert [(c.module, c.after) for c in mixed.converted] == [("up", "product"), ("", "conv1d")]
+    for c in found.values():
+        assert (c.model(x) - net(x)).abs().max() < 1e-13  # three layers of at most 8 products of about 1
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_candidates_in_flow(layers: int) -> None:
+    """Where more layers than one follow each other, fewer moves of axes are left."""
+    net = nn.Sequential(*[x for _ in range(layers) for x in (nn.Linear(6, 6), nn.Tanh())])
+    found = candidates(net, torch.randn(2, 3, 6))
+    flow = found.pop("all convolutions, in flow", None)
+    assert set(found) == {"all convolutions"}
+    assert flow is None if layers == 1 else flow and flow.changes == 2 < found["all convolutions"].changes

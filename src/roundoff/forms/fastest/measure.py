@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -13,15 +12,12 @@ from torch import nn
 
 from roundoff.conversion import shapes_of
 from roundoff.errors import RoundoffError
-from roundoff.forms.fastest.plan import Layer, Tell, calls_of, chosen, made, measured, spots
+from roundoff.forms.fastest.candidates import Candidate, candidates_for
+from roundoff.forms.fastest.plan import Layer, Tell, calls_of, chosen, measured, spots
 from roundoff.forms.fastest.race import Race, in_turns, race
-from roundoff.forms.fastest.ways import AS_IT_IS, LAST
 from roundoff.forms.observe import copied, observe
-from roundoff.forms.rewrite import rewrite
 from roundoff.forms.sites import pinned_in, why_not
-from roundoff.forms.swap import swap
-from roundoff.maps import Map
-from roundoff.records import Converted, Declined
+from roundoff.records import Declined
 from roundoff.tape.trace import random_state, set_random_state
 
 #: What a gain must be at least, at the lower end of its interval: less is not worth another network.
@@ -49,17 +45,6 @@ class Fastest:
             best = f"the fastest candidate, {self.decision.name}, is {self.decision}"
             return f"the original stays, for no gain is certain: {best}"
         return f"{self.name} is {self.decision} as fast as the original"
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A network to race: what it is called, and what was changed in it."""
-
-    name: str
-    model: nn.Module
-    converted: tuple[Converted, ...]
-    maps: Mapping[str, Map]
-    changes: int
 
 
 @dataclass(frozen=True)
@@ -133,7 +118,7 @@ def _fastest(
     sites = spots(seen, modules, pinned, kept)
     calls = calls_of(copy, args, kwargs, set(sites))
     layers = chosen(measured(sites, calls, seconds / 10, tell, clock))
-    candidates = _candidates(model, args, kwargs, layers)
+    candidates = candidates_for(model, args, kwargs, seen, layers)
     shapes = shapes_of(model.state_dict())
     report = Fastest("", tuple(layers), (), None, torch.get_num_threads(), _device(model))
     if not candidates:
@@ -160,54 +145,6 @@ def _fastest(
     wins = last.low > LEAST_GAIN
     report = replace(report, races=tuple(races), decision=last, name=candidates[best].name if wins else "")
     return Found(candidates[best] if wins else None, tuple(declined), shapes, report, again if wins else None)
-
-
-def _candidates(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], layers: list[Layer]
-) -> list[Candidate]:
-    """The networks to race; those that change nothing, cannot be built or do not run are left out."""
-    plans = {"layer by layer": {x.name: x for x in layers}}
-    plans["forms only"] = {n: x for n, x in plans["layer by layer"].items() if x.chosen not in (LAST, "channels first")}
-    plans["channels last"] = {x.name: replace(x, chosen=LAST) for x in layers if (LAST, LAST) in x.seconds}
-    builders = [partial(_by_plan, name, model, args, kwargs, plan) for name, plan in plans.items()]
-    forms = {"all linear": "linear", "all convolutions": "conv"}
-    builders += [partial(_by_form, name, model, args, kwargs, to) for name, to in forms.items()]
-    found: list[Candidate] = []
-    for build in builders:
-        try:
-            candidate = build()
-            if candidate is not None and not any(c.converted == candidate.converted for c in found):
-                with torch.no_grad():
-                    copied(candidate.model)(*args, **kwargs)
-                found.append(candidate)
-        except (RoundoffError, RuntimeError):  # a view of a tensor whose channels are last, for example
-            continue
-    return found
-
-
-def _by_plan(
-    name: str, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], plan: dict[str, Layer]
-) -> Candidate | None:
-    """A copy with each layer in the way that was chosen for it."""
-    if all(x.chosen == AS_IT_IS for x in plan.values()):
-        return None
-    new = copied(model)
-    seen = observe(new, args, kwargs)
-    sites = spots(seen, dict(new.named_modules()), pinned_in(new, seen), lambda _: "" if _ in plan else "kept")
-    converted, maps = [], dict[str, Map]()
-    for module_name, made_new in made(sites, list(plan.values())).items():
-        old = sites[module_name].module
-        converted.append(Converted(module_name, type(old).__name__, plan[module_name].chosen))
-        for path, module in new.named_modules(remove_duplicate=False):
-            if module is old:
-                maps |= {f"{path}.{parameter}".lstrip("."): way for parameter, way in made_new.maps.items()}
-        swap(old, made_new.module)
-    return Candidate(name, new, tuple(converted), maps, sum(x.changes for x in plan.values()))
-
-
-def _by_form(name: str, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], to: str) -> Candidate | None:
-    done = rewrite(model, args, kwargs, to)
-    return Candidate(name, done.model, done.converted, done.maps, done.permutes_left) if done.converted else None
 
 
 def _device(model: nn.Module) -> str:

@@ -87,6 +87,8 @@ class PatchConv3d(_Patches, nn.Conv3d):
     """Over three axes."""
 
 
+#: Classes whose forward makes new memory for its result.
+NEW_MEMORY: tuple[Any, ...] = (_Laid, _Patches)
 _LAID: dict[type, Any] = {nn.Conv2d: LaidConv2d, nn.Conv3d: LaidConv3d}
 _PATCH: dict[type, Any] = {nn.Conv1d: PatchConv1d, nn.Conv2d: PatchConv2d, nn.Conv3d: PatchConv3d}
 
