@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import io
+import pickle
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 import roundoff
 from roundoff.forms.dense import densify, run
@@ -144,6 +147,19 @@ class TestConvert:
         done.model(image).sum().backward()
         assert all(p.grad is not None for p in done.model.parameters())
         assert torch.export.export(done.model, (image,), strict=True).module()(image).shape == (1, 5, 2, 2)
+
+    @pytest.mark.parametrize("name", ["LeNet", "Python", "head: tokens", "ResNet"])
+    def test_saved_and_copied(self, name: str) -> None:
+        make, shape, _, _ = NETS[name]
+        made = densify(make().eval(), (torch.randn(1, *shape),), {})
+        image = torch.randn(3, shape[0], *made.dense.image(2, 3))
+        y, file = tree_leaves(made.model(image)), io.BytesIO()
+        torch.save(made.model, file)
+        file.seek(0)
+        loaded = torch.load(file, weights_only=False)
+        for new in (copy.deepcopy(made.model), loaded, pickle.loads(pickle.dumps(loaded))):
+            assert all(map(torch.equal, tree_leaves(new(image)), y))
+            assert new.state_dict().keys() == made.model.state_dict().keys()
 
 
 class Call(nn.Module):

@@ -154,6 +154,8 @@ def _module(captured: Captured, walk: Walk) -> nn.Module:
         root.register_buffer(f"constant_{i}", tensor, persistent=False)
     walk.graph.eliminate_dead_code()
     walk.graph.lint()
+    for node in walk.graph.nodes:  # torch.fx traces a module anew when it is loaded: what is ours stays one call
+        node.meta["is_wrapped"] = getattr(node.target, "__module__", "") == run.__name__
     made = fx.GraphModule(root, walk.graph, class_name=f"Dense{type(captured.model).__name__}")
     for module_name, module in root.named_modules():  # all of them, also what the graph does not read
         holder = _holder(made, module_name)
