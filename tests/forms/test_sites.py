@@ -154,3 +154,10 @@ def test_the_way_back_leaves_no_trace() -> None:
     for (name, a), b in zip(net.named_modules(), back.modules(), strict=True):
         assert type(a) is type(b) and vars(a).keys() == vars(b).keys(), name
     assert back[0].tag == "mine" and back[1].activation_relu_or_gelu == 1
+
+
+def test_a_layer_that_is_not_registered() -> None:
+    held = [nn.Linear(4, 4)]
+    net = Net(nn.Linear(4, 4), lambda fc, x: held[0](fc(x)))
+    done = rewrite(net, (torch.randn(2, 4),), {}, "conv")
+    assert [c.module for c in done.converted] == ["fc"] and "that no module holds" in done.declined[0].reason

@@ -124,6 +124,8 @@ class _Watch(TorchFunctionMode):
             return _Origin(frozenset({self.parameters[id(x)]}))
         if id(x) in self.buffers:
             return _Origin(others=frozenset({self.buffers[id(x)]}))
+        if isinstance(x, nn.Parameter):
+            return _Origin(frozenset({"(unknown)"}), others=frozenset({"a parameter that no module holds"}))
         return self.computed[id(x)][1] if id(x) in self.computed else None
 
     def product(self, name: str, func: Any, args: Any, kwargs: Any) -> None:

@@ -216,8 +216,12 @@ def test_other_names_of_a_product(call: Any) -> None:
 @pytest.mark.parametrize(
     ("call", "to", "why"),
     [
-        (lambda x, w, mask: F.linear(x, w * mask), "conv", "computed from mask too, not from parameters alone"),
-        (lambda x, w, mask: x @ (w + torch.ones(4)).tanh(), "conv", "computed from a constant too"),
+        (
+            lambda x, w, mask: F.linear(x, w * mask),
+            "conv",
+            "its weight comes from mask, not from the network's parameters alone",
+        ),
+        (lambda x, w, mask: x @ (w + torch.ones(4)).tanh(), "conv", "comes from a constant, not"),
         (lambda x, w, mask: torch.linalg.multi_dot([x, w, w]), "conv", "no rule for linalg_multi_dot"),
         (lambda x, w, mask: torch.linalg.vecdot(x, w[0]), "conv", "no rule for linalg_vecdot"),
         (lambda x, w, mask: F.conv_transpose1d(x, w[..., None]), "linear", "no rule for conv_transpose1d"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -78,6 +79,27 @@ def test_what_it_leaves_behind_is_the_same(does: Any) -> None:
             torch.testing.assert_close(model(its), net(mine))
         torch.testing.assert_close(its, mine)
         torch.testing.assert_close(model.mean, net.mean)
+
+
+@dataclass
+class Found:
+    """What a network may return."""
+
+    y: Tensor
+    parts: dict[str, tuple[Tensor, int]]
+
+
+def test_a_dataclass_is_returned() -> None:
+    def does(net: Any, x: Tensor) -> Any:
+        y = net.b(net.a(x))
+        return Found(y, {"sum": (y.sum(), 3)})
+
+    net, x = Net(does), torch.randn(2, 3, 4)
+    done = rewrite(net, (x,), {}, "conv", "flow")
+    found, want = done.model(x), net(x)
+    assert done.permutes_left == 2 and type(found) is Found and type(found.parts) is dict
+    torch.testing.assert_close(found.y, want.y)
+    torch.testing.assert_close(found.parts["sum"], want.parts["sum"])
 
 
 NAMES = [

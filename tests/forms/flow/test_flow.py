@@ -162,9 +162,14 @@ class Decides(nn.Module):
             return x
         if self.how == "training":
             x = F.dropout(x, 0.1, self.training)
-        if self.how == "gradients":
-            with torch.no_grad():
+        if self.how in ("gradients", "no gradients"):
+            with torch.set_grad_enabled(self.how == "gradients"):
                 x = x * 2
+        if self.how in ("autocast", "no autocast"):
+            with torch.autocast("cpu", torch.bfloat16, self.how == "autocast"):
+                x = x * 2
+        if self.how == "data":
+            self.head.weight.data = self.head.weight.data.clamp(-1, 1)
         if self.how == "counts":
             self.count = self.count + 1
         if self.how == "keeps":
@@ -181,6 +186,10 @@ class Decides(nn.Module):
         ("values", "torch.fx cannot trace it"),
         ("training", "training flag"),
         ("gradients", "switches gradients or autocast"),
+        ("no gradients", "switches gradients or autocast"),
+        ("autocast", "switches gradients or autocast"),
+        ("no autocast", "switches gradients or autocast"),
+        ("data", "its forward sets .data of a tensor"),
         ("counts", "changes what the module holds"),
         ("keeps", "changes what the module holds"),
         ("writes", "relu_ writes into a tensor"),

@@ -74,7 +74,7 @@ def _why_not(module: nn.Module, call: WeightCall) -> str:
     if call.places - {call.module}:
         return "its weight is computed in another module"
     if call.others:
-        return f"its weight is computed from {' and '.join(call.others)} too, not from parameters alone"
+        return f"its weight comes from {' and '.join(call.others)}, not from the network's parameters alone"
     if "forward" in vars(module):
         return "the forward of its module was replaced"
     if isinstance(module, (torch.jit.ScriptModule, fx.GraphModule, nn.DataParallel)):

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import inspect
 import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +23,7 @@ from roundoff.errors import RoundoffError
 from roundoff.forms.calls.mode import has_calls
 from roundoff.forms.flow.program import has_hooks
 from roundoff.forms.layers import Rewritten
+from roundoff.tape.leaves import leaves
 from roundoff.tape.trace import random_state, set_random_state
 
 
@@ -41,9 +44,25 @@ class Captured:
     given: tuple[tuple[str, int | None, Any, Any], ...]
 
 
+_DEVICES = ("cpu", "cuda")
+
+
 def _modes() -> tuple[object, ...]:
-    devices = ("cpu", "cuda")
-    return (torch.is_grad_enabled(), *(torch.is_autocast_enabled(d) and torch.get_autocast_dtype(d) for d in devices))
+    return (torch.is_grad_enabled(), *(torch.is_autocast_enabled(d) and torch.get_autocast_dtype(d) for d in _DEVICES))
+
+
+@contextmanager
+def _switched(on: bool) -> Iterator[None]:
+    """Gradients and autocast on, or off. A forward that sets either is seen to do so in one of the two."""
+    before = [torch.is_autocast_enabled(device) for device in _DEVICES]
+    try:
+        for device in _DEVICES:
+            torch.set_autocast_enabled(device, on)
+        with torch.set_grad_enabled(on):
+            yield
+    finally:
+        for device, enabled in zip(_DEVICES, before, strict=True):
+            torch.set_autocast_enabled(device, enabled)
 
 
 def _state(module: nn.Module) -> list[tuple[str, object, int]]:
@@ -59,6 +78,13 @@ def _state(module: nn.Module) -> list[tuple[str, object, int]]:
     return [(name, x, extent(x)) for those in held for name, x in those.items() if name != "training"]
 
 
+class _Proxy(fx.Proxy):
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in ("tracer", "node"):  # the graph would not have it
+            raise RoundoffError(f"its forward sets .{name} of a tensor")
+        super().__setattr__(name, value)
+
+
 class _Tracer(fx.Tracer):
     proxy_buffer_attributes = True  # what is done with buffers alone is a part of the forward too
 
@@ -70,6 +96,9 @@ class _Tracer(fx.Tracer):
         if _modes() != self.modes:  # the graph would not have it
             raise RoundoffError("its forward switches gradients or autocast")
         return super().create_proxy(*args, **kwargs)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, Rewritten) or has_calls(m) or has_hooks(m) or super().is_leaf_module(
@@ -93,14 +122,18 @@ def capture(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     flags = [(m, m.training) for m in module.modules()]
     try:
         module.train()
-        training = _traced(module, fixed)
+        with _switched(True):
+            training = _traced(module, fixed)
         module.eval()
-        graph = _traced(module, fixed)
+        with _switched(False):
+            graph = _traced(module, fixed)
     finally:
         for m, flag in flags:
             m.training = flag
     if str(training) != str(graph):
-        raise RoundoffError("its forward depends on the training flag other than through modules of PyTorch")
+        raise RoundoffError(
+            "its forward depends on the training flag other than through modules of PyTorch, or on a mode"
+        )
     _check(module, graph, given)
     _check_writes(module, graph)
     ranks = tuple(
@@ -119,6 +152,8 @@ def _check(module: nn.Module, graph: fx.Graph, given: dict[str, Any]) -> None:
             want = module(**mine)
             set_random_state(randomness)
             got = _plain(_Shapes(module, graph).run(*graphs.values()))
+    except Exception as error:
+        raise RoundoffError(f"its graph does not run: {type(error).__name__}: {_first_line(error)}") from error
     finally:
         set_random_state(randomness)
     (a, structure), (b, other) = tree_flatten(want), tree_flatten(got)
@@ -148,9 +183,20 @@ def _plain(x: Any) -> Any:
 
 
 def _same(x: Any, y: Any) -> bool:
-    if not isinstance(x, Tensor) or not isinstance(y, Tensor):
-        return bool(x == y)
+    if type(x) is not type(y):
+        return False
+    if not isinstance(x, Tensor):
+        mine, others = list(leaves(x)), list(leaves(y))
+        if len(mine) == len(others) == 1 and mine[0][1] is x:
+            return x is y or bool(x == y)
+        return len(mine) == len(others) and all(
+            p == q and _same(u, v) for (p, u), (q, v) in zip(mine, others, strict=True)
+        )
     return x.shape == y.shape and x.dtype == y.dtype and bool(((x == y) | ((x != x) & (y != y))).all())
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]
 
 
 def _traced(module: nn.Module, fixed: dict[str, Any]) -> fx.Graph:
@@ -160,8 +206,7 @@ def _traced(module: nn.Module, fixed: dict[str, Any]) -> fx.Graph:
     except RoundoffError:
         raise
     except Exception as error:  # whatever the user's forward raises on stand-ins
-        said = (str(error).splitlines() or [""])[0]
-        raise RoundoffError(f"torch.fx cannot trace it: {type(error).__name__}: {said}") from error
+        raise RoundoffError(f"torch.fx cannot trace it: {type(error).__name__}: {_first_line(error)}") from error
     after = _state(module)
     if len(before) != len(after) or any(
         a[::2] != b[::2] or a[1] is not b[1] for a, b in zip(before, after, strict=True)
