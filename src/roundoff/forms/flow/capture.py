@@ -17,11 +17,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._pytree import tree_flatten, tree_leaves
 
 from roundoff.errors import RoundoffError
 from roundoff.forms.calls.mode import has_calls
 from roundoff.forms.flow.program import has_hooks
+from roundoff.forms.flow.values import Axes
 from roundoff.forms.layers import Rewritten
 from roundoff.tape.leaves import leaves
 from roundoff.tape.trace import random_state, set_random_state
@@ -29,10 +31,10 @@ from roundoff.tape.trace import random_state, set_random_state
 
 @dataclass(frozen=True)
 class Like:
-    """A tensor of the run: its shape, and whether it was contiguous."""
+    """A tensor of the run: its shape, and its axes in the order in which memory holds them; None where it repeats some."""
 
     shape: tuple[int, ...]
-    dense: bool
+    order: Axes | None
 
 
 @dataclass(frozen=True)
@@ -242,6 +244,16 @@ def in_place(name: str) -> bool:
 _IN_PLACE = {"iadd", "isub", "imul", "itruediv", "ipow", "setitem"}
 
 
+_DRAWS = {"dropout", "alpha_dropout", "rrelu", "gumbel_softmax", "rand_like", "randn_like", "randint_like", "bernoulli"}
+
+
+def draws(node: fx.Node, module: nn.Module) -> bool:
+    """True for what draws random numbers in the order in which memory holds its operand."""
+    if node.op == "call_module":
+        return isinstance(module.get_submodule(str(node.target)), (_DropoutNd, nn.RReLU))
+    return called(node).rstrip("_") in _DRAWS
+
+
 class _Shapes(fx.Interpreter):
     """Notes of each node its result's shape, and the memory that it holds. All of it is kept, so that none is used twice."""
 
@@ -257,7 +269,11 @@ class _Shapes(fx.Interpreter):
 
 
 def _like(x: Any) -> Like | None:
-    return Like(tuple(x.shape), x.is_contiguous()) if isinstance(x, Tensor) else None
+    if not isinstance(x, Tensor):
+        return None
+    steps = x.stride() if x.layout == torch.strided else (0,) * x.dim()
+    repeats = any(step == 0 and size > 1 for size, step in zip(x.shape, steps, strict=True))
+    return Like(tuple(x.shape), None if repeats else tuple(sorted(range(x.dim()), key=lambda axis: -steps[axis])))
 
 
 def runs(module: nn.Module, wanted: set[str], args: Any, kwargs: Any) -> dict[str, list[tuple[Any, Any]]]:

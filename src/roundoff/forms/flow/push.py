@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from roundoff.forms.flow.capture import Captured, Like
+from roundoff.forms.flow.capture import Captured, Like, draws
 from roundoff.forms.flow.program import Line, Program, freed, within
 from roundoff.forms.flow.steps import aligned, moved
 from roundoff.forms.flow.values import Axes, Ref, Value, between, identity
@@ -35,7 +35,7 @@ class Push:
     values: dict[fx.Node, Value] = field(default_factory=dict)
     permutes: int = 0
     own: int = 0  # moves of axes that the network makes itself
-    _moved: dict[tuple[int, Axes, bool], Ref] = field(default_factory=dict)
+    _moved: dict[tuple[int, Axes, Axes | None], Ref] = field(default_factory=dict)
 
     def line(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> Ref:
         """Add a line; where its result is held."""
@@ -52,16 +52,16 @@ class Push:
         value = self.values.get(node) if isinstance(node, fx.Node) else None
         return value if value is not None and value.axes is not None and not value.weight else None
 
-    def at(self, value: Value, want: Axes, dense: bool = False) -> Ref:
+    def at(self, value: Value, want: Axes, order: Axes | None = None) -> Ref:
         """The value held in the order ``want``: where it is held so, or moved, once for all who want it."""
         assert value.axes is not None
         if value.axes == want:
             return value.ref
         if value.weight:
             return self.line("function", aligned, value.ref, want)
-        key = (value.ref.number, between(value.axes, want), dense)
+        key = (value.ref.number, between(value.axes, want), order)
         if key not in self._moved:
-            self._moved[key] = self.line("function", moved, value.ref, key[1], dense)
+            self._moved[key] = self.line("function", moved, value.ref, key[1], order)
             self.permutes += 1
         return self._moved[key]
 
@@ -69,7 +69,17 @@ class Push:
         """The value held as the network has it."""
         if value.parts is not None and value.parts != identity(len(value.parts)):
             raise NotImplementedError
-        return value.ref if value.axes is None else self.at(value, identity(len(value.axes)), value.dense)
+        if value.axes is None:
+            return value.ref
+        plain = identity(len(value.axes))
+        return self.at(value, plain, plain if value.order == plain else None)
+
+    def exact(self, value: Value) -> Ref:
+        """The value held as the network has it, also in memory: random numbers are drawn in that order."""
+        if value.axes is None or value.order is None:
+            return self.plain(value)
+        plain = identity(len(value.axes))
+        return self.line("function", moved, self.at(value, plain), plain, value.order)
 
     def weight(self, value: Value, axes: Axes) -> Ref:
         """A weight as it broadcasts against values held in the order ``axes``."""
@@ -79,14 +89,15 @@ class Push:
         """The value of ``node``, held at ``ref``."""
         like = node.meta.get("like")
         if isinstance(like, Like):
-            return Value(ref, identity(len(like.shape)) if axes is None else axes, weight, like.dense)
+            return Value(ref, identity(len(like.shape)) if axes is None else axes, weight, like.order)
         if isinstance(like, tuple) and axes is not None:
             return Value(ref, None, parts=axes)
         return Value(ref)
 
     def opaque(self, node: fx.Node) -> Value:
         """The node as it stands, on values held as the network has them."""
-        args, kwargs = replaced((node.args, node.kwargs), lambda n: self.plain(self.values[n]))
+        held = self.exact if draws(node, self.module) else self.plain
+        args, kwargs = replaced((node.args, node.kwargs), lambda n: held(self.values[n]))
         kind = {"call_module": "module", "call_function": "function", "call_method": "method", "output": "output",
                 "get_attr": "attribute", "placeholder": "input"}[node.op]  # fmt: skip
         if node.op in ("placeholder", "get_attr"):

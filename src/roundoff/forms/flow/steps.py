@@ -9,16 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from roundoff.forms.apply import CONV, blocks, every
-from roundoff.forms.flow.values import inverse
+from roundoff.forms.flow.values import Axes, inverse
 
 
-def moved(x: Tensor, order: tuple[int, ...], dense: bool) -> Tensor:
-    """``x`` with its axes in another order, contiguous where the network's own was."""
-    y = x.permute(order)
-    return y.contiguous() if dense else y
+def moved(x: Tensor, axes: Axes, order: Axes | None) -> Tensor:
+    """``x`` with its axes in another order, and in memory in ``order`` where that is given."""
+    y = x.permute(axes)
+    return y if order is None else y.permute(order).contiguous().permute(inverse(order))
 
 
-def aligned(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+def aligned(x: Tensor, axes: Axes) -> Tensor:
     """A weight that broadcasts against values held in the order ``axes``: a view."""
     return x.reshape(*[1] * (len(axes) - x.dim()), *x.shape).permute(inverse(axes))
 
@@ -30,10 +30,7 @@ def convolved(layer: Any, x: Tensor) -> Tensor:
 
 def joined(layer: Any, x: Tensor) -> Tensor:
     """A 1x1 convolution in the form of a linear layer, on what is held with its channels last."""
-    stride = layer.stride
-    if any(s > 1 for s in stride):
-        x = every(x.movedim(-1, 1), stride).movedim(1, -1)
-    return blocks(x, layer.viewed(), layer.bias, layer.groups)
+    return blocks(every(x, (*layer.stride, 1)), layer.viewed(), layer.bias, layer.groups)
 
 
 def layer_normed(norm: nn.LayerNorm, x: Tensor, axis: int) -> Tensor:
@@ -64,14 +61,14 @@ def batch_normed(norm: nn.Module, x: Tensor, dims: int) -> Tensor:
     return y.reshape(x.shape)
 
 
-def dropped(layer: nn.Dropout, x: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """Dropout with the draws that the network makes: in the order of its own axes."""
+def dropped(layer: nn.Dropout, x: Tensor, axes: Axes) -> Tensor:
+    """Dropout with the draws that the network makes: in the order in which memory holds its own axes."""
     if not layer.training or layer.p == 0:
         return x
     ones = torch.ones([x.shape[a] for a in axes], dtype=x.dtype, device=x.device)
     return x * F.dropout(ones, layer.p, True).permute(inverse(axes))
 
 
-def shape_of(x: Tensor, axes: tuple[int, ...]) -> torch.Size:
+def shape_of(x: Tensor, axes: Axes) -> torch.Size:
     """The shape as the network has it."""
     return torch.Size([x.shape[a] for a in axes])

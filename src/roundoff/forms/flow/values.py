@@ -21,12 +21,13 @@ class Ref:
 @dataclass(frozen=True)
 class Value:
     """A value: where it is held, and in which order. ``axes`` is None for what is no tensor, or a list of them, whose
-    ``parts`` lie so. ``weight``: it is computed from parameters alone. ``dense``: the network's own is contiguous."""
+    ``parts`` lie so. ``weight``: it is computed from parameters alone. ``order``: the axes of the network's own value as
+    memory holds them; None where it repeats some."""
 
     ref: Ref
     axes: Axes | None = None
     weight: bool = False
-    dense: bool = True
+    order: Axes | None = None
     parts: Axes | None = None
 
     @property
