@@ -1,11 +1,12 @@
 """What do exact products, convolutions and networks cost over the vendor's float32 kernels?
 
-    python benchmarks/exact.py [shapes | networks]
+    python benchmarks/exact.py [shapes | networks | training]
 
 One thread and processor time. In each round the float32 run, the float64 one and the exact one take turns; the median of
 the rounds' ratios to float32 is shown. For orientation, the first shape by a loop in a fixed order, which is the published
 design of RepDL: each of the terms is multiplied and added to all results in turn. Networks are also held against their
-other form: are the bits the same, at batches of 1, 7 and 64, on one and two threads, in both layouts?
+other form: are the bits the same, at batches of 1, 7 and 64, on one and two threads, in both layouts? And both are trained
+on the digits, forwards and backwards in exact arithmetic: are the weights the same in the end?
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from tests.exact.recorded import digits
+from tests.exact.recorded import adamw, digits, pair, sgd, started, trained
 from tests.suite import minilm
 
 from roundoff import exact, make_exact
@@ -150,13 +151,31 @@ def networks() -> None:
     network("MiniLM-L6, 64 sentences", minilm.fused(), [minilm.separate()], tuple(more))
 
 
+def training() -> None:
+    for name, epochs, optimizer in (("linear", 12, adamw), ("kernel", 2, sgd)):
+        first, second = pair(name, started(name))
+        for net, threads in ((first, 1), (second, 2)):
+            torch.set_num_threads(threads)
+            with torch.enable_grad():
+                trained(net, 30 * epochs, 48, optimizer)
+        torch.set_num_threads(1)
+        weights = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+        same = all(same_bits(a, b.reshape(a.shape)) for a, b in weights)
+        right = digits().accuracy(first.eval())
+        print(
+            f"digits, {name}, {epochs} epochs in both forms, on one thread and on two: "
+            f"{'the same weights' if same else 'OTHER WEIGHTS'}, {100 * right:.1f} % right",
+            flush=True,
+        )
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=["shapes", "networks"])
+    parser.add_argument("what", nargs="?", choices=["shapes", "networks", "training"])
     what = parser.parse_args().what
     torch.set_num_threads(1)
     torch.manual_seed(0)
     with torch.no_grad():
-        for run in (shapes, networks):
+        for run in (shapes, networks, training):
             if what in (None, run.__name__):
                 run()

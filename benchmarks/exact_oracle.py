@@ -3,6 +3,7 @@
     python benchmarks/exact_oracle.py              all: a quarter of an hour on one core
     python benchmarks/exact_oracle.py products     sums of products: lengths 1 to 8192, of eight kinds
     python benchmarks/exact_oracle.py functions    each function at ten million arguments, and all of the half formats
+    python benchmarks/exact_oracle.py hard         functions where they are hard: near zeros, thresholds and subnormals
 
 Prints how many results were compared and how many have a wrong bit, which should be none. The references are in
 tests/exact/references.py: they share no code with what is tested, and do not use PyTorch.
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 
+import mpmath
 import numpy as np
 import torch
 from torch import Tensor
@@ -173,15 +175,66 @@ def of_functions(count: int = 10_000_000, half_formats: bool = True) -> tuple[in
     return total, bad
 
 
+def around(*values: float, count: int = 40_000) -> np.ndarray:
+    """The float32 numbers around each of some."""
+    steps = np.arange(-count, count)
+    return np.concatenate([(np.float32(v).view(np.int32) + steps).astype(np.int32).view(np.float32) for v in values])
+
+
+def near_quarter_turns() -> np.ndarray:
+    """In each binade from 0.5 up the 200 numbers nearest to a multiple of a quarter turn, where a sine or cosine is 0."""
+    digits = np.arange(1 << 23, 1 << 24, dtype=np.uint64)
+    found = []
+    with mpmath.workprec(600), np.errstate(over="ignore"):
+        for e in range(-24, 105):
+            # the quarter turns of digits · 2^e in units of 2^-64, without whole ones
+            turns = digits * np.uint64(int(mpmath.frac(mpmath.mpf(2) ** e * 2 / mpmath.pi) * 2**64))
+            away = np.minimum(turns, np.uint64(0) - turns)
+            found.append(np.ldexp(digits[np.argpartition(away, 200)[:200]].astype(np.float64), e))
+    x = np.concatenate(found).astype(np.float32)
+    return np.concatenate([x, -x])
+
+
+#: Where each function passes from one way of being computed to another, or results under- or overflow.
+THRESHOLDS: dict[str, tuple[float, ...]] = {
+    "exp": (88.72284, -87.33, -103.97), "exp2": (128, -126, -149, -150), "expm1": (88.72284, -17.3), "log": (1,),
+    "log2": (1,), "log10": (1,), "log1p": (-1, -0.9999), "sqrt": (1,), "rsqrt": (1, 1e-38), "tanh": (1, 8.3, 9.01),
+    "sigmoid": (-103.97, -88.7, 16.6, 17.3), "softplus": (-103.97, -87.3, 16.6, 17), "logsigmoid": (17, 103.97),
+    "silu": (-107, -104, -88.7), "mish": (-107, -103, -88), "erf": (1, 3.8, 3.9, 4), "erfc": (9.19, 9.41, 10.05),
+    "gelu": (-14.2, -14.1, -13.2, 1, 5.5), "gelu_tanh": (-10.5, -10, -9.8, 5),
+}  # fmt: skip
+
+
+def of_hard_arguments() -> tuple[int, int]:
+    """Compared and wrong, over all functions."""
+    generator = np.random.default_rng(0)
+    below = generator.integers(0, 1 << 23, 20_000, dtype=np.uint32).view(np.float32)
+    below = np.concatenate([below, np.arange(4096, dtype=np.uint32).view(np.float32)])
+    turns = near_quarter_turns()
+    total = bad = 0
+    for name in references.REFERENCES:
+        parts = [below, -below] if name not in ("log", "log2", "log10", "sqrt", "rsqrt") else [below]
+        parts.append(
+            turns if name in ("sin", "cos") else around(*THRESHOLDS.get(name, ())) if name in THRESHOLDS else below
+        )
+        x = np.unique(np.concatenate(parts))
+        right, took = references.function(name, x.astype(np.float64), "float32")
+        missed = wrong(getattr(exact, name)(torch.from_numpy(x)), right)
+        print(f"{name:10s} {len(x):10,d} compared, {missed} wrong, {took} by mpmath", flush=True)
+        total, bad = total + len(x), bad + missed
+    return total, bad
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=["products", "functions"])
+    parser.add_argument("what", nargs="?", choices=["products", "functions", "hard"])
     parser.add_argument("--count", type=int, default=10_000_000, help="arguments for each function")
     options = parser.parse_args()
     if np.finfo(np.longdouble).nmant < 63:
         parser.error("this machine has no 80-bit numbers; run it where numpy.longdouble is longer than float64")
     torch.manual_seed(0)
-    for what, run in (("products", of_products), ("functions", lambda: of_functions(options.count))):
+    for what, run in (("products", of_products), ("functions", lambda: of_functions(options.count)),
+                      ("hard", of_hard_arguments)):  # fmt: skip
         if options.what in (None, what):
             compared, missed = run()
             print(f"{what}: {compared:,d} compared, {missed} wrong")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -239,3 +240,16 @@ def test_compiled_training_has_the_same_bits() -> None:
         y = run(x)
         found.append([y.detach(), *torch.autograd.grad(y, [x, *net.parameters()], grad)])
     assert net.inexact == () and all(same_bits(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_gradients_far_out() -> None:
+    """Where a written derivative could cancel to 0, or multiply 0 and an infinity."""
+    x = torch.tensor([-20.0, 3e38, -3e38, math.nan])
+    for f, g in ((exact.expm1, torch.expm1), (exact.selu, F.selu), (exact.elu, F.elu),
+                 (partial(exact.gelu, approximate="tanh"), partial(F.gelu, approximate="tanh"))):  # fmt: skip
+        found, right = x.clone().requires_grad_(), x.double().requires_grad_()
+        f(found).sum().backward()
+        g(right).sum().backward()
+        assert found.grad is not None and right.grad is not None
+        assert found.grad[3].isnan()
+        torch.testing.assert_close(found.grad[:3], right.grad[:3].float(), rtol=4 * 2.0**-24, atol=2.0**-149)

@@ -13,7 +13,7 @@ from roundoff.exact.rounding import short_dtype
 
 def elu(x: Tensor, alpha: float = 1.0) -> Tensor:
     """x above zero, else alpha · expm1(x)."""
-    below = ops.each(x.clamp(max=0), "expm1")
+    below = ops.each(torch.where(x > 0, 0.0, x), "expm1")
     return torch.where(x > 0, x, below if alpha == 1 else below * alpha)
 
 
@@ -21,7 +21,7 @@ def celu(x: Tensor, alpha: float = 1.0) -> Tensor:
     """x above zero, else alpha · expm1(x / alpha)."""
     if alpha == 1:
         return elu(x)
-    return torch.where(x > 0, x, ops.each(divided(x.clamp(max=0), alpha), "expm1") * alpha)
+    return torch.where(x > 0, x, ops.each(divided(torch.where(x > 0, 0.0, x), alpha), "expm1") * alpha)
 
 
 def gelu(x: Tensor, approximate: str = "none") -> Tensor:

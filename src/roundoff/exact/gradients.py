@@ -144,7 +144,8 @@ def _gelu_tanh_slope(x: Tensor, y: Tensor) -> Tensor:
     inner = (x + x * x * x * 0.044715) * math.sqrt(2 / math.pi)
     t = each(inner, "tanh")
     slope = (x * x * (3 * 0.044715) + 1) * math.sqrt(2 / math.pi)
-    return (t + 1) * 0.5 + x * 0.5 * ((1 - t * t) * slope)
+    flat = 1 - t * t
+    return (t + 1) * 0.5 + x * 0.5 * torch.where(flat == 0, 0.0, flat * slope)  # the slope may be infinite
 
 
 def _silu_slope(x: Tensor, y: Tensor) -> Tensor:
@@ -161,7 +162,7 @@ def _mish_slope(x: Tensor, y: Tensor) -> Tensor:
 SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "exp": lambda x, y: y,
     "exp2": lambda x, y: y * math.log(2),
-    "expm1": lambda x, y: y + 1,
+    "expm1": lambda x, y: each(x, "exp"),
     "log": lambda x, y: 1 / x,
     "log1p": lambda x, y: 1 / (x + 1),
     "log2": lambda x, y: 1 / (x * math.log(2)),
@@ -176,7 +177,7 @@ SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "logsigmoid": lambda x, y: each(-x, "sigmoid"),
     "silu": _silu_slope,
     "mish": _mish_slope,
-    "selu": lambda x, y: torch.where(x > 0, SELU_SCALE, y + SELU_ALPHA * SELU_SCALE).to(y.dtype),
+    "selu": lambda x, y: torch.where(x > 0, SELU_SCALE, each(x, "exp") * (SELU_ALPHA * SELU_SCALE)).to(y.dtype),
     "erf": lambda x, y: each(-(x * x), "exp") * _TWO_OVER_ROOT_PI,
     "erfc": lambda x, y: each(-(x * x), "exp") * -_TWO_OVER_ROOT_PI,
     "gelu": lambda x, y: (each(x * math.sqrt(0.5), "erf") + 1) * 0.5 + x * _density(x),
