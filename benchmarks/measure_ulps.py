@@ -26,6 +26,7 @@ from torch import Tensor
 from roundoff.rules import elementwise, ulps
 from roundoff.rules.elementwise import FUNCTIONS, Function
 from roundoff.rules.pairs import PAIRS
+from roundoff.rules.slopes import SLOPES
 
 CHUNK = 1 << 21
 SCALAR_SHARE = 15  # one argument in so many also goes the scalar way, which is slow
@@ -61,6 +62,16 @@ def of_one(function: Function) -> Measured:
         return getattr(torch.ops.aten, function.aten)(x, *function.args, **function.kwargs)
 
     return Measured(function.name, arguments, compute, lambda y, x: elementwise.error_size(function, x, y))
+
+
+def of_slope(function: Function) -> Measured:
+    """A gradient of a function of one number: the gradient that comes in is 1."""
+    of_x = of_one(function)
+
+    def compute(x: Tensor) -> Any:
+        return getattr(torch.ops.aten, function.aten)(torch.ones_like(x), x, **function.kwargs)
+
+    return Measured(function.name, of_x.arguments, compute, of_x.size)
 
 
 def of_two(name: str) -> Measured:
@@ -120,7 +131,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=61, help="odd stride through the 2^32 bit patterns")
     parser.add_argument("--write", action="store_true", help=f"store the results in {STORED.name}")
     options = parser.parse_args()
-    every_one = [*map(of_one, FUNCTIONS), *map(of_two, PAIRS)]
+    every_one = [*map(of_one, FUNCTIONS), *map(of_slope, SLOPES), *map(of_two, PAIRS)]
     table = ulps.table()
     known = {f.name for f in every_one}
     table["functions"] = {name: row for name, row in table["functions"].items() if name in known}

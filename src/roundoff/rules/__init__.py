@@ -5,6 +5,7 @@ from __future__ import annotations
 from roundoff.rules import (  # noqa: F401  (each registers its rules)
     arithmetic,
     attention,
+    attention_backward,
     casts,
     convolution,
     convolution_backward,
@@ -30,6 +31,7 @@ from roundoff.rules import (  # noqa: F401  (each registers its rules)
     recurrent,
     reduction,
     selection,
+    slopes,
     softmax,
 )
 from roundoff.rules.registry import all_rules, lookup, register, replace

@@ -8,7 +8,7 @@ one. The slope is bounded by the range of the values in the neighbourhood, resam
 from __future__ import annotations
 
 from collections.abc import Iterable
-from math import inf
+from math import ceil, inf
 from typing import Any
 
 import torch
@@ -133,8 +133,9 @@ def _grid(call: Call) -> Limit:
     dims = x.dim() - 2
     sizes = torch.tensor(x.shape[2:], dtype=torch.float64, device=x.device).flip(0)
     at = ((grid + 1) * (sizes - 1) / 2) if align else ((grid + 1) * sizes - 1) / 2
-    error = ((grid.abs() + 1) * sizes).mul_(call.gamma(6))
-    reach = 3 if mode == 2 else 1
+    error = ((grid.abs() + 1) * sizes).mul_(call.gamma_out(6))  # on short formats coordinates are rounded to them
+    far = ceil(float(error.amax())) if error.numel() and bool(error.isfinite().all()) else 0
+    reach = (3 if mode == 2 else 1) + min(far, max(x.shape[2:]))
     border = F.pad(x, [reach] * (2 * dims))
 
     def sample(t: Tensor) -> Tensor:
@@ -189,8 +190,6 @@ def _nearest_samples(dims: int) -> Any:
 
 def _grid_samples(dims: int) -> Any:
     def cases(r: Operands) -> Iterable[Any]:
-        if r.half:
-            return
         for mode in (0, 1, 2) if dims == 2 else (0, 1):
             for padding in (0, 1, 2):
                 for align in (False, True):
