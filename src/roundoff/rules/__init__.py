@@ -17,6 +17,7 @@ from roundoff.rules import (  # noqa: F401  (each registers its rules)
     grouped,
     indexing,
     interpolation,
+    interpolation_backward,
     linear_algebra,
     losses,
     makes,

@@ -171,3 +171,26 @@ register(
         wide=_embedding_bag_wide,
     )
 )
+
+
+def _bag_gradient(call: Call) -> Limit:
+    """For each row the sum of the gradients of its bags, each divided by its bag's size or weighted."""
+    indices = call.args[1]
+    args = [a.abs() if isinstance(a, Tensor) and a.is_floating_point() else a for a in call.args]
+    total: Tensor = call.op(*args, **call.kwargs)
+    most = int(torch.bincount(indices).max()) if indices.numel() else 0
+    return total.mul_(call.gamma_out(most + 4)).add_(call.underflow * most)
+
+
+def _bag_gradients(r: Operands) -> Iterable[Any]:
+    for mode in (0, 1):
+        for case in ([0, 4, 5, 29], [0, 3]):
+            weight, offsets = r.normal(20, 8), torch.tensor(case)
+            indices = r.integers(20, 30)
+            y, bag, sizes, largest = torch.ops.aten._embedding_bag(weight, indices, offsets, False, mode)
+            yield r.normal(*y.shape), indices, offsets, bag, sizes, largest, 20, False, mode, False, None
+
+
+register(
+    Rule(("aten._embedding_bag_backward",), Nature.ROUNDS, _bag_gradient, source=_SOURCE, samples=given(_bag_gradients))
+)

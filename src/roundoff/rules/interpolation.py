@@ -7,7 +7,7 @@ one. The slope is bounded by the range of the values in the neighbourhood, resam
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import ceil, inf
 from typing import Any
 
@@ -46,11 +46,13 @@ def _is_short(scale: float) -> bool:
     return float(scale * 4096).is_integer() and scale < 4096
 
 
-def _coordinates(call: Call, align: bool, factors: list[Any], shift: float) -> tuple[list[Tensor], list[Tensor]]:
+def coordinates(
+    call: Call, sizes: Sequence[int], outs: Sequence[int], align: bool, factors: list[Any], shift: float
+) -> tuple[list[Tensor], list[Tensor]]:
     """For each dimension the coordinates of the output's elements, and how far off they may be: [out] each."""
-    x, sizes = call.args[0], call.args[1]
+    x = call.args[0]
     where, error = [], []
-    for i, (size, out) in enumerate(zip(x.shape[2:], sizes, strict=True)):
+    for i, (size, out) in enumerate(zip(sizes, outs, strict=True)):
         scale = _scale(size, out, align, factors[i])
         at = torch.arange(out, dtype=torch.float64, device=x.device)
         c = at * scale if align else (at + shift) * scale
@@ -60,7 +62,7 @@ def _coordinates(call: Call, align: bool, factors: list[Any], shift: float) -> t
     return where, error
 
 
-def _spread(each: list[Tensor]) -> Tensor:
+def spread(each: list[Tensor]) -> Tensor:
     """Σ over dimensions, broadcast to the output's spatial shape."""
     total: Tensor = each[0]
     for t in each[1:]:
@@ -75,12 +77,12 @@ def _factors(call: Call, first: int, dims: int) -> list[Any]:
 
 def _linear(call: Call) -> Limit:
     x, align = call.args[0], bool(call.args[2])
-    _, error = _coordinates(call, align, _factors(call, 3, x.dim() - 2), 0.5)
+    _, error = coordinates(call, x.shape[2:], call.args[1], align, _factors(call, 3, x.dim() - 2), 0.5)
     # on short formats partial sums are rounded to them, and so are weights, which is like moving the coordinate
     coarse = call.u_out > call.u
     between = call.gamma_out(2 * len(error) + 4) if coarse else 0.0
     limit: Tensor = call.op(x.abs(), *call.args[1:], **call.kwargs).mul_(call.gamma(12) + between)
-    moved = _spread([e + (2 * call.u_out if coarse else 0.0) for e in error])
+    moved = spread([e + (2 * call.u_out if coarse else 0.0) for e in error])
     if bool(moved.any()):
         limit = limit + call.op(_range(x, 1), *call.args[1:], **call.kwargs) * moved
     return limit
@@ -89,12 +91,12 @@ def _linear(call: Call) -> Limit:
 def _nearest(shift: float) -> Any:
     def bound(call: Call) -> Limit:
         x = call.args[0]
-        where, error = _coordinates(call, False, _factors(call, 2, x.dim() - 2), shift)
+        where, error = coordinates(call, x.shape[2:], call.args[1], False, _factors(call, 2, x.dim() - 2), shift)
         unsure = [((c - c.round()).abs() <= e) & (e > 0) for c, e in zip(where, error, strict=True)]
         if not any(bool(t.any()) for t in unsure):
             return 0.0
         jump: Tensor = call.op(_range(x, 2), *call.args[1:], **call.kwargs)
-        return jump * (_spread([t.double() for t in unsure]) > 0)
+        return jump * (spread([t.double() for t in unsure]) > 0)
 
     return bound
 
@@ -102,26 +104,26 @@ def _nearest(shift: float) -> Any:
 def _cubic(call: Call) -> Limit:
     """Four neighbours a side with weights whose sizes add up to at most 1.4; the slope is at most 3 times the range."""
     x, sizes, align = call.args[0], call.args[1], bool(call.args[2])
-    _, error = _coordinates(call, align, _factors(call, 3, 2), 0.5)
+    _, error = coordinates(call, x.shape[2:], call.args[1], align, _factors(call, 3, 2), 0.5)
 
     def resample(t: Tensor) -> Tensor:
         resized: Tensor = torch.ops.aten.upsample_bilinear2d(t, sizes, align, *_factors(call, 3, 2))
         return resized
 
     limit = resample(_peak(x.abs(), 3)).mul_(2 * (call.gamma(40) + call.gamma_out(4)))
-    return limit.add_(resample(_range(x, 3)) * (3 * _spread(error)))
+    return limit.add_(resample(_range(x, 3)) * (3 * spread(error)))
 
 
 def _antialiased(weights: float) -> Any:
     def bound(call: Call) -> Limit:
         x, align = call.args[0], bool(call.args[2])
-        _, error = _coordinates(call, align, _factors(call, 3, 2), 0.5)
+        _, error = coordinates(call, x.shape[2:], call.args[1], align, _factors(call, 3, 2), 0.5)
         window = 4 * sum(max(1.0, i / o) + 1 for i, o in zip(x.shape[2:], call.args[1], strict=True))
         size: Tensor = x.abs().amax((2, 3), keepdim=True)
         gap: Tensor = x.amax((2, 3), keepdim=True) - x.amin((2, 3), keepdim=True)
         # weights are rounded to the format of the result in some kernels on short formats
         return size * (weights * (call.gamma(2 * window + 20) + call.gamma_out(8))) + gap * (
-            8 * weights * _spread(error)
+            8 * weights * spread(error)
         )
 
     return bound
