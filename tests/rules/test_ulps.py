@@ -11,6 +11,7 @@ from benchmarks.measure_ulps import PAIRS, in_ulps, measure, of_one, of_two
 from torch import Tensor
 
 from roundoff.rules.elementwise import FUNCTIONS, Function
+from roundoff.rules.slopes import SLOPES
 from roundoff.rules.ulps import roundings, table
 
 BY_NAME = {f.name: f for f in FUNCTIONS}
@@ -36,7 +37,7 @@ EXACT: dict[str, Callable[[mpmath.mpf], mpmath.mpf]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [f.name for f in FUNCTIONS] + list(PAIRS))
+@pytest.mark.parametrize("name", [f.name for f in (*FUNCTIONS, *SLOPES)] + list(PAIRS))
 def test_every_function_was_measured(name: str) -> None:
     row = table()["functions"][name]
     assert 0.4 < row["ulp"] < 200
@@ -45,7 +46,7 @@ def test_every_function_was_measured(name: str) -> None:
 
 
 def test_nothing_else_is_stored() -> None:
-    assert set(table()["functions"]) == {f.name for f in FUNCTIONS} | set(PAIRS)
+    assert set(table()["functions"]) == {f.name for f in (*FUNCTIONS, *SLOPES)} | set(PAIRS)
     assert table()["build"].startswith("PyTorch 2")
 
 
