@@ -122,6 +122,7 @@ def measure(function: Measured, every: int) -> dict[str, Any]:
         **{path: [round(error, 3), *at] for path, (error, at) in worst.items()},
         "arguments": count,
         "every": every,
+        "build": f"PyTorch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}",
     }
 
 
@@ -148,7 +149,6 @@ def main() -> None:
             f"{function.name:22s} {row['ulp']:9.2f}   {v:9.3f} ({where_v:<14s}) {s:9.3f} ({where_s:<14s})", flush=True
         )
         if options.write:
-            table["build"] = f"PyTorch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"
             table["reference"] = "the same function in float64"
             STORED.write_text(json.dumps(table, indent=1) + "\n")
 

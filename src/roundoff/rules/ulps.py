@@ -14,7 +14,7 @@ from typing import Any
 
 @cache
 def table() -> dict[str, Any]:
-    """The stored table: build, date, and for each function its largest error and how that was measured."""
+    """The stored table: for each function its largest error, and how and on which build that was measured."""
     stored: dict[str, Any] = json.loads(files("roundoff.rules").joinpath("ulps.json").read_text())
     return stored
 
