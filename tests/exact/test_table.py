@@ -34,6 +34,7 @@ CASES: dict[str, tuple[Callable[..., Any], list[tuple[int, ...]]]] = {
     "einsum one": (lambda a: torch.einsum("iij->j", a), [(3, 3, 4)]),
     "einsum three": (lambda a, b, c: torch.einsum("ij,jk,kl->il", a, b, c), [(3, 4), (4, 5), (5, 2)]),
     "einsum alone": (lambda a, b: torch.einsum("ij,k->i", a, b), [(3, 4), (5,)]),
+    "expand": (lambda a, b: a.expand(2, -1, 5) * 2 + a.expand_as(b) * b, [(4, 1), (2, 4, 5)]),
     "broadcast": (lambda a, b, c: (a + b) * c - b / (c * c + 1), [(4, 3), (3,), (4, 1)]),
     "scaled": (lambda a, b: torch.add(a, b, alpha=0.3) - torch.sub(b, a, alpha=2), [(4, 3), (4, 3)]),
     "numbers": (lambda a: 1 - a / 3 + 2 / (a * a + 0.7) - (0.1 - a), [(4, 3)]),
@@ -165,7 +166,7 @@ def test_what_is_not_exact_is_told() -> None:
         (lambda: F.max_pool2d(x, 3, 1, return_indices=True), "the gradient of aten.max_pool2d_with_indices.default"),
         (lambda: w.double() @ w.double().t(), "aten.mm.default"),
         (lambda: F.interpolate(x, scale_factor=2, mode="bilinear"), "upsample_bilinear2d"),
-        (lambda: w.expand(3, 6, 4), "the gradient of aten.expand.default"),
+        (lambda: torch.broadcast_to(w, (3, 6, 4)), "the gradient of aten.expand.default"),
         (lambda: nn.LSTM(4, 2)(w), "rnn"),
     ):
         with exact.mode() as m:

@@ -204,6 +204,12 @@ def _getitem(x: Tensor, index: Any) -> Tensor:
     return take(x, torch.where(index < 0, index + len(x), index))
 
 
+def _expand(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    with torch.no_grad():
+        y = x.expand(*args, **kwargs)
+    return expand(x, y.shape) if x.requires_grad else y
+
+
 def _instance_norm(*args: Any, **kwargs: Any) -> Tensor:
     return norms.instance_norm(*args, **kwargs)
 
@@ -282,6 +288,8 @@ EXACT: dict[Any, Function] = {
     torch.special.expm1: _each("expm1"),
     torch.special.log1p: _each("log1p"),
     Tensor.__getitem__: _getitem,
+    Tensor.expand: _expand,
+    Tensor.expand_as: lambda x, other: _expand(x, other.shape),
     Tensor.__pow__: _power,
     Tensor.__truediv__: _divide,
     Tensor.__rtruediv__: lambda x, c: _divide(c, x),
