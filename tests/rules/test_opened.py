@@ -35,8 +35,8 @@ CASES: list[tuple[Any, Any]] = [
     (aten.hardswish_backward.default, lambda: (rand(40), rand(40))),
     (aten.binary_cross_entropy_backward.default, lambda: (rand(4000), torch.rand(4000), torch.rand(4000), None, 0)),
     (
-        aten.native_layer_norm_backward.default,
-        lambda: (rand(5, 8), rand(5, 8), [8], rand(5, 1), rand(5, 1), rand(8), rand(8), [True] * 3),
+        aten.native_group_norm_backward.default,
+        lambda: (rand(5, 8), rand(5, 8), rand(5, 2), rand(5, 2), rand(8), 5, 8, 1, 2, [True] * 3),
     ),
 ]
 

@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 from roundoff.judge.kernels import KernelCheck
 from roundoff.replay.run import Side, run_wide
+from roundoff.rules import Call, lookup
+from roundoff.rules.rule import limits_of, rounding
 from roundoff.tape.trace import random_state
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -54,9 +56,6 @@ def test_no_correct_kernel_is_called_faulty(name: str, dtype: torch.dtype, scale
 
 @pytest.mark.parametrize("name", ["gelu_backward", "silu_backward", "tanh_backward", "sigmoid_backward"])
 def test_a_gradient_that_is_off_by_a_hundred_thousandth_is_a_fault(name: str) -> None:
-    from roundoff.rules import Call, lookup
-    from roundoff.rules.rule import limits_of, rounding
-
     op = getattr(torch.ops.aten, name).default
     g, x = torch.ones(1000), torch.linspace(0.1, 0.9, 1000)
     y = op(g, x)

@@ -24,6 +24,7 @@ from roundoff.rules import (  # noqa: F401  (each registers its rules)
     matmul,
     movement,
     normalisation,
+    normalisation_backward,
     padding_backward,
     pairs,
     piecewise,
