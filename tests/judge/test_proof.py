@@ -282,12 +282,12 @@ def test_exact_results_have_no_roundoff_to_be_held_against() -> None:
 # -- in pairs of numbers -----------------------------------------------------------------------------------------------
 
 
-def dense(depth: int, width: int = 16) -> nn.Sequential:
-    """Layers that neither damp nor amplify, so that a change in the first is seen in the last."""
+def dense(depth: int, gain: float = 1.0, width: int = 16) -> nn.Sequential:
+    """Layers that neither damp nor amplify at a gain of 1, so that a change in the first is seen in the last."""
     net = nn.Sequential(*(m for _ in range(depth) for m in (nn.Linear(width, width), nn.ReLU())))
     for m in net:
         if isinstance(m, nn.Linear):
-            nn.init.kaiming_normal_(m.weight, nonlinearity="relu")
+            nn.init.kaiming_normal_(m.weight, nonlinearity="relu").data.mul_(gain)
     return net
 
 
@@ -324,8 +324,8 @@ def channels_last(net: nn.Module) -> Callable[[Tensor], Tensor]:
     return lambda x: last(x.contiguous(memory_format=torch.channels_last))
 
 
-def deep_dense() -> tuple[Any, Any, Tensor]:
-    net = dense(30)
+def deep_dense(depth: int = 60, gain: float = 0.75) -> tuple[Any, Any, Tensor]:
+    net = dense(depth, gain)
     return net, from_the_last(net), torch.randn(4, 16)
 
 
@@ -341,7 +341,20 @@ def deep_residual() -> tuple[Any, Any, Tensor]:
     return net, channels_last(net), x
 
 
-DEEP = {"dense": deep_dense, "convolutions": deep_convolutions, "residual": deep_residual}
+def deep_transformer() -> tuple[Any, Any, Tensor]:
+    fused = nn.Sequential(*(Transformer(16, 2) for _ in range(4))).eval()
+    apart = copy.deepcopy(fused)
+    for block in apart:
+        block.fused = False
+    return fused, apart, torch.randn(1, 6, 16)
+
+
+DEEP = {
+    "transformer": deep_transformer,
+    "dense": deep_dense,
+    "convolutions": deep_convolutions,
+    "residual": deep_residual,
+}
 
 
 @pytest.mark.parametrize("name", DEEP)
@@ -383,16 +396,15 @@ def changed_weight(net: nn.Module) -> nn.Module:
 
 def changed_eps(net: nn.Module) -> nn.Module:
     other = copy.deepcopy(net)
-    norm = next(m for m in other.modules() if isinstance(m, nn.BatchNorm2d))
+    norm = next(m for m in other.modules() if isinstance(m, (nn.BatchNorm2d, nn.LayerNorm)))
     assert norm.eps == 1e-5
     norm.eps = 1.000000001e-5
     return other
 
 
 CHANGES = {
-    "a weight": (deep_dense, changed_weight),
-    "a scale": (deep_dense, lambda net: with_scale(net, 1 + 1e-12)),
-    "a weight of convolutions": (deep_convolutions, changed_weight),
+    "a weight": (lambda: deep_dense(20, 1.0), changed_weight),
+    "a scale": (lambda: deep_dense(20, 1.0), lambda net: with_scale(net, 1 + 1e-12)),
     "an epsilon": (deep_residual, changed_eps),
 }
 
@@ -404,7 +416,7 @@ def test_a_tiny_change_is_never_proved_to_be_roundoff(name: str) -> None:
     a, b, x = make()
     c = compared(change(a), b, x)
     assert (c.verdict, c.evidence) != ("roundoff", "proved"), c.reason
-    if name != "an epsilon":  # which moves the outputs by hardly more than the wide round-off
+    if "epsilon" not in name:  # which moves the outputs by hardly more than the wide round-off
         assert (c.verdict, c.evidence) == ("different", "proved"), c.reason
 
 
@@ -438,6 +450,6 @@ def test_subnormal_numbers_that_are_flushed_are_no_proof() -> None:
 def test_a_correction_that_is_left_out_is_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted: without the tails two orders of addition differ by more than their radii."""
     monkeypatch.setattr(PairEnclosure, "correction", lambda self, x: torch.zeros(x.shape, dtype=torch.float64))
-    a, b, x = deep_dense()
+    a, b, x = deep_dense(20, 1.0)
     c = compared(a, b, x)
     assert c.evidence == "statistical" and "differ by more than rounding" in c.reason

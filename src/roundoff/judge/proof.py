@@ -11,7 +11,7 @@ With ŵ the wide results and e their rigorous errors, the exact real difference 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
 
@@ -115,8 +115,8 @@ def prove_verdict(case: Case, verdict: Verdict, settled: Settled, mismatch: bool
     for i, side in enumerate(sides):
         case.say(i, 2, f"enclosing {side.name}")
         enclosed.append(_enclosed(side, Enclosure()))
-    obstacle = next((f"in {x.name}, {e.obstacles[0]}" for x, e in zip(sides, enclosed, strict=True) if e.obstacles), "")
-    if obstacle:
+    obstacle = _obstacle(sides, enclosed)
+    if obstacle and not all(e.near for e in enclosed):
         return Proof(False, f"Not proved: {obstacle}.")
     if verdict is not Verdict.DIFFERENT:
         for side, e in zip(sides, enclosed, strict=True):
@@ -127,14 +127,16 @@ def prove_verdict(case: Case, verdict: Verdict, settled: Settled, mismatch: bool
                     False, f"Not proved: {side.name} computes in reduced precision, whose bound is not rigorous."
                 )
     decide = _different if verdict is Verdict.DIFFERENT else _same
-    found = decide(_leaves(*enclosed))
-    if (
-        found.proved
-        or not found.wider
-        or (verdict is not Verdict.DIFFERENT and any(e.kernels.double for e in enclosed))
-    ):
+    found = Proof(False, f"Not proved: {obstacle}.", True) if obstacle else decide(_leaves(*enclosed))
+    in_double = any(e.kernels.double for e in enclosed)
+    del enclosed
+    if found.proved or not found.wider or (in_double and verdict is not Verdict.DIFFERENT):
         return found
     return _in_pairs(case, decide, found)
+
+
+def _obstacle(sides: Sequence[Side], enclosed: Sequence[Enclosed]) -> str:
+    return next((f"in {x.name}, {e.obstacle}" for x, e in zip(sides, enclosed, strict=True) if e.obstacle), "")
 
 
 def _in_pairs(case: Case, decide: Callable[[list[tuple[Bounded, Bounded]]], Proof], before: Proof) -> Proof:
@@ -145,8 +147,9 @@ def _in_pairs(case: Case, decide: Callable[[list[tuple[Bounded, Bounded]]], Proo
         enclosure = PairEnclosure()
         enclosed.append(_enclosed(side, enclosure, check=False))
         coarse += [f"in {side.name}, from {enclosure.coarse} on"] if enclosure.coarse else []
-        if enclosed[-1].obstacles:
-            return Proof(False, f"{before.text} In pairs of numbers: in {side.name}, {enclosed[-1].obstacles[0]}.")
+        if enclosed[-1].obstacle:
+            first = f" Radii are of the size of float64's rounding {coarse[0]}." if coarse else ""
+            return Proof(False, f"{before.text} In pairs of numbers: {_obstacle([side], enclosed[-1:])}.{first}")
     found = decide(_leaves(*enclosed))
     if found.proved or not coarse:
         return found
@@ -167,7 +170,8 @@ class Enclosed:
     """An enclosed run: the output leaves, what stands in the way of a proof, and the check of the kernels."""
 
     leaves: list[Bounded]
-    obstacles: list[str]
+    obstacle: str
+    near: bool  # smaller radii might remove the obstacle
     kernels: LocalErrors
 
 
@@ -181,20 +185,20 @@ def _enclosed(side: Side, enclosure: Enclosure, check: bool = True) -> Enclosed:
             kernels(executed)
 
     ran, _ = run_wide(side, observe=observe, beside=enclosure)
-    obstacles = [f"{o.op} ({o.where}) was not followed in float64" for o in ran.wide.opaque]
-    obstacles += [f"a number left the tensors at {where}" for where in ran.constants.left_as_float]
-    obstacles += [f"{gap.op} ({gap.where}): {gap.why}" for gap in enclosure.gaps if gap.steers]
     found = [
         Bounded(name, leaf.native, leaf.wide, enclosure.value(leaf.of), enclosure.correction(leaf.of))
         for name, leaf in ran.tensors.items()
         if leaf.wide is not None and leaf.of is not None
     ]
-    if not obstacles and not all(bool(leaf.radius.isfinite().all()) for leaf in found):
-        obstacles += [f"{gap.op} ({gap.where}): {gap.why}" for gap in enclosure.gaps]
-        obstacles += ["the bound grew beyond all numbers on the way"]
-    if len(found) < len(ran.tensors):
-        obstacles.append("an output is not one block of memory")
-    return Enclosed(found, obstacles, kernels)
+    obstacles = [f"{o.op} ({o.where}) was not followed in float64" for o in ran.wide.opaque]
+    obstacles += [f"a number left the tensors at {where}" for where in ran.constants.left_as_float]
+    obstacles += ["an output is not one block of memory"] if len(found) < len(ran.tensors) else []
+    bounded = all(bool(leaf.radius.isfinite().all()) for leaf in found)
+    gaps = [gap for gap in enclosure.gaps if gap.steers or not bounded]
+    near = not obstacles and all(gap.near for gap in gaps)
+    obstacles += [f"{gap.op} ({gap.where}): {gap.why}" for gap in sorted(gaps, key=lambda gap: not gap.steers)]
+    obstacles += [] if bounded else ["the bound grew beyond all numbers on the way"]
+    return Enclosed(found, obstacles[0] if obstacles else "", near, kernels)
 
 
 def _bounds(a: Bounded, b: Bounded) -> tuple[Tensor, Tensor]:

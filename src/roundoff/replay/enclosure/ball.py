@@ -34,6 +34,10 @@ class Unknown(Exception):
     """Nothing rigorous is known of what this step does to errors."""
 
 
+class Uncertain(Unknown):
+    """It hangs on radii: smaller ones may tell."""
+
+
 class Faulty(Unknown):
     """A kernel in float64 did not give what it is there for: no other bound of the same kernel will do."""
 

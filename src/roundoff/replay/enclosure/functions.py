@@ -24,7 +24,7 @@ from roundoff.rules.ulps import roundings
 _BY_NAME = {f.name: f for f in FUNCTIONS}
 
 #: The slope is computed in float64 from numbers of about 1: it is off by less than this.
-_SLOPE = 2.0**-44
+SLOPE = 2.0**-44
 
 
 def kernel_error(name: str, x: Tensor, y: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ def smooth(name: str, x: Ball) -> Ball:
     own = kernel_error(name, x.mid, y)
     if x.rad is None:
         return elementwise(y, own, x)
-    steep = f.slope(x.mid).clamp_min(0) + _SLOPE + f.bend * x.rad
+    steep = f.slope(x.mid).clamp_min(0) + SLOPE + f.bend * x.rad
     return elementwise(y, own + steep * x.rad, x, norm=grown(x.far, steep) + l2(own))
 
 

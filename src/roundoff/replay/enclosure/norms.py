@@ -158,8 +158,9 @@ def softmax(x: Ball, dim: int) -> Ball:
     p = div(w, s)
     if x.rad is None:
         return p
-    # The slope of softmax is diag(p) - p pᵀ, whose norm is at most 1/2 wherever it is taken.
-    return tight(Ball(p.mid, p.rad, 0.5 * x.far + l2(softmax(Ball(x.mid), dim).radius)))
+    # The slope of softmax is diag(p) - p pᵀ, whose norm is at most 1/2 and at most the largest p, wherever it is taken.
+    steep = p.size.max().clamp(max=0.5) if p.mid.numel() else p.size.sum()
+    return tight(Ball(p.mid, p.rad, grown(x.far, steep) + l2(softmax(Ball(x.mid), dim).radius)))
 
 
 @enclose("_softmax", "_safe_softmax")
@@ -185,12 +186,12 @@ def _logsumexp(o: Operation) -> Ball:
 
 # -- attention --------------------------------------------------------------------------------------------------------
 
-_LARGEST = 1 << 26  # scores that are held at once: half a gigabyte for each of a few arrays
+LARGEST = 1 << 26  # scores that are held at once: half a gigabyte for each of a few arrays
 
 
 def attention(q: Ball, k: Ball, v: Ball, mask: Ball | None, causal: bool, scale: Any) -> Ball:
     """softmax(scale q kᵀ + mask) v: [..., L, E]."""
-    if q.mid.shape[:-1].numel() * k.mid.shape[-2] > _LARGEST:
+    if q.mid.shape[:-1].numel() * k.mid.shape[-2] > LARGEST:
         raise Unknown("attention with so many scores")
     if k.mid.shape[-3] != q.mid.shape[-3]:
         repeat = q.mid.shape[-3] // k.mid.shape[-3]

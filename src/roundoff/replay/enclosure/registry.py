@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from roundoff.formats import is_inexact, wide_dtype
-from roundoff.replay.enclosure.ball import Ball, Unknown
+from roundoff.replay.enclosure.ball import Ball, Uncertain, Unknown
 from roundoff.rules.registry import names_of
 from roundoff.tape.leaves import map_operands, operands
 
@@ -105,7 +105,7 @@ def real(x: Ball) -> Ball:
 
 
 def certain(x: Ball) -> Tensor:
-    """The integers or booleans of a ball, where they can be no others. Raises Unknown where they can."""
+    """The integers or booleans of a ball, where they can be no others. Raises Uncertain where they can."""
     if x.rad is not None and not is_inexact(x.mid.dtype) and bool((x.rad != 0).any()):
-        raise Unknown(f"{int((x.rad != 0).sum())} choices that lie within the bound of their threshold")
+        raise Uncertain(f"{int((x.rad != 0).sum())} choices that lie within the bound of their threshold")
     return x.mid

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from roundoff.formats import is_inexact
-from roundoff.replay.enclosure.ball import Ball, Unknown, tight
+from roundoff.replay.enclosure.ball import Ball, Uncertain, Unknown, tight
 from roundoff.replay.enclosure.opened import balls_of
 from roundoff.replay.enclosure.radii import Radii, around
 from roundoff.replay.enclosure.registry import Operation
@@ -27,12 +27,16 @@ from roundoff.tape.watch import Step
 
 @dataclass(frozen=True)
 class Gap:
-    """A step whose results have no rigorous bound, and why. ``steers``: it may decide what the network does next."""
+    """A step whose results have no rigorous bound, and why.
+
+    ``steers``: it may decide what the network does next. ``near``: smaller radii might tell.
+    """
 
     op: str
     where: str
     why: str
     steers: bool = False
+    near: bool = False
 
 
 class Enclosure:
@@ -90,9 +94,8 @@ class Enclosure:
                 continue
             same = not is_inexact(x.dtype) and torch.equal(x, self._wide.twins.wide(x))
             if not same or not self._is_exact(x):
-                self.gaps.append(
-                    Gap(str(step.op), step.where, "a number that has an error steers what comes next", True)
-                )
+                why = "a number that has an error steers what comes next"
+                self.gaps.append(Gap(str(step.op), step.where, why, True, same))
 
     # -- observer ---------------------------------------------------------------------------------------------------
 
@@ -109,7 +112,8 @@ class Enclosure:
         try:
             radii = self._enclose(step, Operation(step.op, args, kwargs, tuple(executed.wide)))
         except (Unknown, RuntimeError, NotImplementedError, TypeError, ValueError, IndexError, AttributeError) as error:
-            self._lose(step, outs, (str(error).splitlines() or [type(error).__name__])[0][:160])
+            why = (str(error).splitlines() or [type(error).__name__])[0][:160]
+            self._lose(step, outs, why, isinstance(error, Uncertain))
             return
         self._set(step, outs, radii)
 
@@ -138,8 +142,8 @@ class Enclosure:
         for x, radius in zip(outs, radii, strict=True):
             self.radii.set(x, radius)
 
-    def _lose(self, step: Step, outs: list[Tensor], why: str) -> None:
-        self.gaps.append(Gap(str(step.op), step.where, why))
+    def _lose(self, step: Step, outs: list[Tensor], why: str, near: bool = False) -> None:
+        self.gaps.append(Gap(str(step.op), step.where, why, near=near))
         for x in outs:
             if has_storage(x) and not x.is_meta:
                 self.radii.set(x, _unknown(x))

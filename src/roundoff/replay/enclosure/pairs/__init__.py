@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from roundoff.replay.enclosure.pairs import moving, norms, products  # noqa: F401  (each registers its rules)
+from roundoff.replay.enclosure.pairs import (  # noqa: F401  (each registers its rules)
+    functions,
+    moving,
+    norms,
+    products,
+    softmax,
+)
 from roundoff.replay.enclosure.pairs.run import PairEnclosure
 
 __all__ = ["PairEnclosure"]

@@ -16,10 +16,15 @@ from roundoff.replay.enclosure.pairs.registry import is_real, on_balls, pairs_of
 from roundoff.replay.enclosure.radii import Radii, around
 from roundoff.replay.enclosure.registry import Operation
 from roundoff.replay.enclosure.run import Enclosure
+from roundoff.tape.leaves import map_operands
 from roundoff.tape.watch import Step
 
 #: A radius that is more than this part of the largest number of its tensor is of the size of float64's rounding.
 _COARSE = 2.0**-60
+
+#: Where every radius of a step's result is more than this part of the largest number that it is made of, there is nothing
+#: to be proved any more: it is not looked at further, which saves its time.
+_HOPELESS = 2.0**-24
 
 #: What a tensor of the wide run may differ by from the midpoints that are computed here, as a part of its largest number,
 #: before more is asked: far more than rounding makes, but where everything cancels.
@@ -68,6 +73,7 @@ class PairEnclosure(Enclosure):
         super().__init__()
         self.radii: _Tails = _Tails()
         self.coarse = ""
+        self._hopeless = False
 
     def correction(self, x: Tensor) -> Tensor | None:
         """What must be added to an output's wide value, which is then within ``value(x)`` of the exact one."""
@@ -98,6 +104,8 @@ class PairEnclosure(Enclosure):
         return old if old is not None else self.radii.pair(x, self._wide.twins.wide(x))
 
     def _enclose(self, step: Step, operation: Operation) -> list[Any]:
+        if self._hopeless:
+            raise Unknown("what it is given has errors of the size of the round-off")
         found = pairs_of(operation.op, operation)
         if len(found) != len(operation.out):
             raise Unknown(f"its enclosure has {len(found)} results")
@@ -107,6 +115,9 @@ class PairEnclosure(Enclosure):
         kept = [x for x, _ in both]
         if not self.coarse and any(isinstance(x, Pair) and is_coarse(x) for x in kept[:1]):
             self.coarse = f"{step.op} ({step.where})"
+        if isinstance(kept[0], Pair) and is_hopeless(kept[0], operation):
+            self._hopeless = True
+            raise Unknown("its errors may be of the size of the round-off")
         return kept
 
 
@@ -143,10 +154,22 @@ def is_faulty(o: Operation, found: tuple[Pair | Ball, ...]) -> bool:
     return False
 
 
+def largest(x: Tensor) -> float:
+    """The largest of its finite numbers in size, or 0."""
+    return float(torch.where(x.isfinite(), x.abs(), 0.0).max()) if x.numel() else 0.0
+
+
 def is_coarse(x: Pair) -> bool:
     """True where a radius is of the size of float64's rounding."""
     if x.tail is None or x.tail.rad is None or not x.mid.numel():
         return False
-    finite = x.mid.isfinite()
-    size = torch.where(finite, x.mid.abs(), 0.0).max()
-    return bool(torch.where(finite, x.tail.rad, 0.0).max() > size * _COARSE)
+    return float(torch.where(x.mid.isfinite(), x.tail.rad, 0.0).max()) > largest(x.mid) * _COARSE
+
+
+def is_hopeless(x: Pair, made_of: Operation) -> bool:
+    """True where every radius is finite, and of the size of the native round-off."""
+    if x.tail is None or x.tail.rad is None or not x.mid.numel() or not bool(x.tail.rad.isfinite().all()):
+        return False
+    sizes = [largest(x.mid)]
+    map_operands(lambda v: sizes.append(largest(v.mid)) if isinstance(v, Pair) else None, made_of.args)
+    return float(x.tail.rad.min()) > max(sizes) * _HOPELESS
