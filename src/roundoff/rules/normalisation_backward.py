@@ -1,11 +1,16 @@
-"""The gradients of layer normalisation, from the mean m and the reciprocal deviation r that the forward pass gave.
+"""The gradients of layer and weight normalisation.
 
-With x̂ = (x - m) r and h = g w, over the n numbers of a row and the rows i,
+Of layer normalisation, from the mean m and the reciprocal deviation r that the forward pass gave, with x̂ = (x - m) r and h = g w, over the n numbers of a row and the rows i,
 
     g_x = r (h - mean(h) - x̂ mean(h x̂)),    g_w = Σ_i g x̂,    g_b = Σ_i g
 
 x̂ is off by two roundings of itself, each mean by γ_{n+4} of the mean of absolute values, and each sum over the rows by γ of
 their number; on bfloat16 and float16 some kernels store those sums in that format as they go.
+
+Of weight normalisation w = g v / |v|, with s = Σ w' v for the gradient w' that comes in, over the
+n numbers that share a norm,
+
+    g_g = s / |v|,    g_v = g / |v| (w' - v s / |v|²)
 """
 
 from __future__ import annotations
@@ -57,5 +62,34 @@ register(
         _layer_norm,
         source="Higham (2002), §3.1 and §4.2, for each product and sum",
         samples=given(_samples),
+    )
+)
+
+
+def _weight_norm(call: Call) -> tuple[Limit, ...]:
+    given_, v, g, norms, dim = call.args
+    rest = [d for d in range(v.dim()) if d != dim % v.dim()]
+    n = v.numel() // max(v.shape[dim], 1)
+    norms = norms.abs().reshape(g.shape)
+    s = (given_ * v).abs_().sum(rest, keepdim=True)
+    of_v = (given_.abs() + v.abs() * s / norms.square()) * (g.abs() / norms)
+    return of_v * call.gamma_out(n + 10), (s / norms) * call.gamma_out(n + 4)
+
+
+def _weights(r: Operands) -> Iterable[Any]:
+    for shape, dim in (((6, 40), 0), ((4, 3, 5, 5), 0), ((7, 30), 1)):
+        v = r.normal(*shape)
+        g = r.normal(*(n if d == dim else 1 for d, n in enumerate(shape)), shift=1)
+        w, norms = torch.ops.aten._weight_norm_interface(v, g, dim)
+        yield r.normal(*w.shape), v, g, norms, dim
+
+
+register(
+    Rule(
+        ("aten._weight_norm_interface_backward",),
+        Nature.ROUNDS,
+        _weight_norm,
+        source="Higham (2002), §3.1 and §4.2, for each product and sum",
+        samples=given(_weights),
     )
 )
