@@ -1,14 +1,15 @@
 """The gradients of layer and weight normalisation.
 
-Of layer normalisation, from the mean m and the reciprocal deviation r that the forward pass gave, with x̂ = (x - m) r and h = g w, over the n numbers of a row and the rows i,
+Of layer normalisation, from the mean m and the reciprocal deviation r that the forward pass gave, with x̂ = (x - m) r and
+h = g w, over the n numbers of a row and the rows i,
 
     g_x = r (h - mean(h) - x̂ mean(h x̂)),    g_w = Σ_i g x̂,    g_b = Σ_i g
 
 x̂ is off by two roundings of itself, each mean by γ_{n+4} of the mean of absolute values, and each sum over the rows by γ of
 their number; on bfloat16 and float16 some kernels store those sums in that format as they go.
 
-Of weight normalisation w = g v / |v|, with s = Σ w' v for the gradient w' that comes in, over the
-n numbers that share a norm,
+Of weight normalisation w = g v / |v|, with s = Σ w' v for the gradient w' that comes in, over the n numbers that share
+a norm,
 
     g_g = s / |v|,    g_v = g / |v| (w' - v s / |v|²)
 """
