@@ -48,7 +48,20 @@ class Axes(nn.Module):
         return self.c(w).flatten(1, 2).amax(1)
 
 
+class Cropped(nn.Module):
+    """A slice whose end is a size of the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.middle, self.down = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height = x.shape[1]
+        return self.down(torch.relu(self.middle(F.pad(self.up(x), (0, 0, 0, 3))[:, :height])))
+
+
 X = {
+    "cropped": (Cropped, torch.randn(2, 5, 6), "conv", 6, 4),
     "feed forward": (FeedForward, torch.randn(2, 5, 8), "conv", 4, 2),
     "three of them": (lambda: nn.Sequential(*(FeedForward() for _ in range(3))), torch.randn(2, 5, 8), "conv", 12, 2),
     "ConvNeXt": (ConvNextBlock, torch.rand(2, 6, 5, 5), "conv", 4, 0),

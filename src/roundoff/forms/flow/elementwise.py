@@ -13,8 +13,8 @@ from __future__ import annotations
 from torch import fx, nn
 
 from roundoff.forms.flow.capture import Like, called, in_place
-from roundoff.forms.flow.program import has_hooks
-from roundoff.forms.flow.push import Push, replaced
+from roundoff.forms.flow.program import has_hooks, replaced
+from roundoff.forms.flow.push import Push
 from roundoff.forms.flow.values import Ref, Value, identity
 
 _MODULES = (
@@ -53,7 +53,7 @@ def elementwise(push: Push, node: fx.Node) -> Value | None:
         value = push.value(n)
         return push.weight(value, want) if value.weight else push.at(value, want)
 
-    args, kwargs = replaced((node.args, node.kwargs), held)
+    args, kwargs = replaced((node.args, node.kwargs), fx.Node, held)
     if called(node) == "contiguous" and want != identity(
         rank
     ):  # of what the network thinks it is: what is held is as it is

@@ -6,11 +6,12 @@ they are; the lines name them by their paths.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from roundoff.forms.flow.values import Ref
 from roundoff.forms.own_class import Forward, give_class, take_class
@@ -97,7 +98,7 @@ class Program:
                 path, _, name = line.target.rpartition(".")
                 values[line.out] = getattr(module.get_submodule(path), name)
                 continue
-            args, kwargs = tree_map_only((Ref, Module), get, (line.args, dict(line.kwargs)))
+            args, kwargs = replaced((line.args, dict(line.kwargs)), (Ref, Module), get)
             if line.kind == "output":
                 return args[0]
             if line.kind == "method":
@@ -134,14 +135,26 @@ def _flowing(original: Forward) -> Forward:
     return forward
 
 
+def replaced(x: Any, kinds: Any, get: Callable[[Any], Any]) -> Any:
+    """Arguments with what ``get`` gives in place of each of ``kinds``; also within slices, which are no pytree."""
+    if isinstance(x, kinds):
+        return get(x)
+    if isinstance(x, (list, tuple)) and not isinstance(x, torch.Size):
+        found = [replaced(y, kinds, get) for y in x]
+        return found if isinstance(x, list) else tuple(found)
+    if isinstance(x, dict):
+        return {key: replaced(y, kinds, get) for key, y in x.items()}
+    return slice(*(replaced(y, kinds, get) for y in (x.start, x.stop, x.step))) if isinstance(x, slice) else x
+
+
 def freed(lines: list[Line]) -> tuple[Line, ...]:
     """The lines, each with the values that it is the last to read."""
     last: dict[int, int] = {}
     for at, line in enumerate(lines):
         last.setdefault(line.out, at)
-        for ref in tree_leaves((line.args, dict(line.kwargs))):
-            if isinstance(ref, Ref):
-                last[ref.number] = at
+        refs: list[Ref] = []
+        replaced((line.args, dict(line.kwargs)), Ref, refs.append)
+        last.update({ref.number: at for ref in refs})
     return tuple(
         Line(line.out, line.kind, line.target, line.args, line.kwargs,
              tuple(n for n, where in last.items() if where == at and line.kind not in ("input", "attribute")))

@@ -15,7 +15,7 @@ import torch
 from torch import fx, nn
 
 from roundoff.forms.flow.capture import Captured, Like, draws
-from roundoff.forms.flow.program import Line, Program, freed, within
+from roundoff.forms.flow.program import Line, Program, freed, replaced, within
 from roundoff.forms.flow.steps import aligned, moved
 from roundoff.forms.flow.values import Axes, Ref, Value, between, identity
 
@@ -97,7 +97,7 @@ class Push:
     def opaque(self, node: fx.Node) -> Value:
         """The node as it stands, on values held as the network has them."""
         held = self.exact if draws(node, self.module) else self.plain
-        args, kwargs = replaced((node.args, node.kwargs), lambda n: held(self.values[n]))
+        args, kwargs = replaced((node.args, node.kwargs), fx.Node, lambda n: held(self.values[n]))
         kind = {"call_module": "module", "call_function": "function", "call_method": "method", "output": "output",
                 "get_attr": "attribute", "placeholder": "input"}[node.op]  # fmt: skip
         if node.op in ("placeholder", "get_attr"):
@@ -109,18 +109,6 @@ class Push:
         given = [self.values[n] for n in node.all_input_nodes]
         weight = node.op == "get_attr" or (bool(given) and node.op != "call_module" and all(v.weight for v in given))
         return self.made(node, ref, weight=weight)
-
-
-def replaced(x: Any, held: Callable[[fx.Node], Ref]) -> Any:
-    """Arguments of a node with what holds its operands in place of them."""
-    if isinstance(x, fx.Node):
-        return held(x)
-    if isinstance(x, (list, tuple)):
-        found = [replaced(y, held) for y in x]
-        return found if isinstance(x, list) else tuple(found)
-    if isinstance(x, dict):
-        return {key: replaced(y, held) for key, y in x.items()}
-    return slice(*(replaced(y, held) for y in (x.start, x.stop, x.step))) if isinstance(x, slice) else x
 
 
 def _is_shape(args: Any) -> bool:
