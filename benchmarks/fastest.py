@@ -1,24 +1,34 @@
 """What ``to="fastest"`` gains: against the original, all linear, all convolutions, and torch.compile.
 
-    python benchmarks/fastest.py [--threads 1] [name ...]
+    python benchmarks/fastest.py [--threads 1] [--busy] [name ...]
+    python benchmarks/fastest.py --alone [name ...]
 
 All networks of a row take turns in one process; each number is the original's time over theirs, the median of the rounds.
+``--busy``, for a machine that others use: one thread and processor time, which waiting does not count in. ``--alone`` runs
+the original, channels last, activations in place, both, and torch.compile in a process each, so that none finds memory that
+another has freed, and counts the pages that the system had to give.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from functools import partial
-from itertools import pairwise
-from statistics import median
-from time import perf_counter
+from itertools import pairwise, product
+from resource import RUSAGE_SELF, getrusage
+from statistics import mean, median
+from subprocess import run
+from time import perf_counter, process_time
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import roundoff
+from roundoff.api import fastest as api
+from roundoff.forms.fastest import fastest
+from roundoff.forms.fastest.in_place import in_place
 from roundoff.forms.fastest.race import in_turns
 
 
@@ -53,13 +63,46 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }  # fmt: skip
 
 
+def by_itself(name: str, way: str) -> None:
+    torch.manual_seed(0)
+    make, shape = NETWORKS[name]
+    net, x = make().eval(), torch.randn(*shape)
+    if "in place" in way:
+        in_place(net)
+    if "last" in way:
+        net, x = net.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
+    network = torch.compile(net) if way == "compiled" else net
+    times, pages = [], []
+    with torch.no_grad():
+        for _ in range(90):
+            before, start = getrusage(RUSAGE_SELF).ru_minflt, process_time()
+            network(x)
+            times.append(1e3 * (process_time() - start))
+            pages.append(getrusage(RUSAGE_SELF).ru_minflt - before)
+    print(
+        f"  {way:15} {median(times[10:]):.2f} ms, least {min(times[10:]):.2f}, {mean(pages[10:]):.0f} pages", flush=True
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("names", nargs="*", default=list(NETWORKS))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--busy", action="store_true")
+    parser.add_argument("--alone", action="store_true")
+    parser.add_argument("--way", help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
-    print(f"PyTorch {torch.__version__}, {asked.threads} threads")
+    threads = 1 if asked.busy or asked.alone else asked.threads
+    torch.set_num_threads(threads)
+    clock = process_time if asked.busy else perf_counter
+    if asked.way:
+        return by_itself(asked.names[0], asked.way)
+    print(f"PyTorch {torch.__version__}, {threads} threads")
+    if asked.alone:
+        for name, way in product(asked.names, ("original", "last", "in place", "last, in place", "compiled")):
+            run([sys.executable, __file__, "--alone", "--way", way, name], check=True)
+        return
+    api.fastest = partial(fastest, clock=clock)
     for name in asked.names:
         torch.manual_seed(0)
         make, shape = NETWORKS[name]
@@ -78,7 +121,7 @@ def main() -> None:
         except Exception as error:  # no compiler here, for example
             print(f"  torch.compile: {type(error).__name__}")
         with torch.no_grad():
-            times = in_turns([partial(row, x) for row in rows.values()], 41, 20.0, 11)
+            times = in_turns([partial(row, x) for row in rows.values()], 41, 20.0, 11, clock)
         print(f"{name} {list(shape)}: {1e3 * median(times[0]):.2f} ms; converted in {spent:.1f} s; {done.fastest}")
         for name, taken in zip(list(rows)[1:], times[1:], strict=True):
             print(f"  {name}: {median(a / b for a, b in zip(times[0], taken, strict=True)):.2f} x")
