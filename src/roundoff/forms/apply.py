@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+MOST_GROUPS = 64  # one linear layer for each of more is no gain
 _CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
@@ -43,7 +44,10 @@ def over_channels(
     """A linear layer [out, in / groups] over the channels of ``x``, [N, C, ...] or [C, ...], at every position that the
     stride leaves; in the memory layout of ``x``."""
     dims = len(stride)
-    y = blocks(every(x, stride).movedim(-dims - 1, -1), weight, bias, groups)
+    taken = every(x, stride)
+    if taken is not x:  # a move of an axis in what has gaps makes torch.export assume sizes
+        taken = taken.contiguous()
+    y = blocks(taken.movedim(-dims - 1, -1), weight, bias, groups)
     return laid_out_like(x, y.movedim(-1, -dims - 1), dims)
 
 
@@ -56,6 +60,7 @@ def over_flattened(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: Seq
 
 def blocks(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
     """A linear layer on each of ``groups`` blocks of the last axis of ``x``."""
+    x = x.contiguous()  # linear would copy it too, and not add the bias in the same pass
     if groups == 1:
         return F.linear(x, weight, bias)
     if x.shape[-1] != groups * weight.shape[1]:

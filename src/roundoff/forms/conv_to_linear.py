@@ -21,11 +21,11 @@ from typing import Any
 
 from torch import nn
 
+from roundoff.forms.apply import MOST_GROUPS
 from roundoff.forms.layers import ChannelLinear
 from roundoff.forms.rule import New, Rule, Site, move_parameters
 from roundoff.maps import Map
 
-_MOST_GROUPS = 64
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _KEPT = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
 
@@ -38,8 +38,8 @@ def is_conv(module: nn.Module) -> bool:
 def declines(site: Site) -> str:
     """Why a convolution is left as it is."""
     conv: Any = site.module
-    if conv.groups > _MOST_GROUPS:
-        return f"it has {conv.groups} groups, and one linear layer for each of more than {_MOST_GROUPS} is no gain"
+    if conv.groups > MOST_GROUPS:
+        return f"it has {conv.groups} groups, and one linear layer for each of more than {MOST_GROUPS} is no gain"
     if prod(conv.kernel_size) == 1:
         return ""
     dims = len(conv.kernel_size)

@@ -16,10 +16,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from roundoff.forms.apply import laid_out_like, over_channels, over_flattened
+from roundoff.forms.apply import MOST_GROUPS, laid_out_like, over_channels, over_flattened
 from roundoff.forms.calls.given import CallRule, IsWeight, named, unusual
 
-MOST_GROUPS = 64
 _NAMES = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 
 

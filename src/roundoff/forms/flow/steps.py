@@ -30,7 +30,7 @@ def convolved(layer: Any, x: Tensor) -> Tensor:
 
 def joined(layer: Any, x: Tensor) -> Tensor:
     """A 1x1 convolution in the form of a linear layer, on what is held with its channels last."""
-    return blocks(every(x, (*layer.stride, 1)), layer.viewed(), layer.bias, layer.groups)
+    return blocks(every(x.contiguous(), (*layer.stride, 1)), layer.viewed(), layer.bias, layer.groups)
 
 
 def layer_normed(norm: nn.LayerNorm, x: Tensor, axis: int) -> Tensor:
