@@ -31,6 +31,7 @@ from roundoff.rules import (  # noqa: F401  (each registers its rules)
     pooling,
     pooling_backward,
     recurrent,
+    recurrent_backward,
     reduction,
     selection,
     slopes,

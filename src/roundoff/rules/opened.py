@@ -28,7 +28,9 @@ from roundoff.rules.registry import lookup
 from roundoff.rules.rule import Call, Limit, Nature
 
 _DRAWS = 8
-_FACTOR = 16.0
+
+#: What the largest of the draws is multiplied with.
+FACTOR = 16.0
 _DEEPEST = 8
 _SAME = 1e-9  # a decomposition that differs by more than this, relative, is not the same function
 
@@ -97,7 +99,7 @@ def _limit(call: Call, y: Tensor, draws: list[Tensor]) -> Tensor:
     pooled = deviations.square().mean().sqrt()
     if call.typical:
         return deviations.amax(0) + pooled
-    return deviations.amax(0).mul_(_FACTOR).add_(pooled)
+    return deviations.amax(0).mul_(FACTOR).add_(pooled)
 
 
 def _agree(program: list[Tensor], out: tuple[Tensor, ...]) -> bool:

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
+from roundoff.rules.opened import FACTOR
 from roundoff.rules.registry import register
 from roundoff.rules.rule import Call, Limit, Nature, Rule
 from roundoff.rules.samples import Operands, given
 from roundoff.rules.ulps import roundings
 
-_LSTM = 2
-_DRAWS = 3
-_FACTOR = 4.0
+LSTM = 2
+DRAWS = 3
 _LAMBDA = 8.0  # n mean-zero roundings add up to λ √n with all but certainty (Higham and Mary 2019)
 
 
@@ -78,6 +78,11 @@ class Noise:
         size: Tensor = self.own[t] + vector_norm(h, dim=-1).unsqueeze(-1) * self.rows
         return gates + self._signs(gates) * size * self.relative
 
+    def products(self, y: Tensor, x: Tensor, v: Tensor) -> Tensor:
+        """``y``, the product x v."""
+        size: Tensor = vector_norm(x, dim=-1).unsqueeze(-1) * vector_norm(v, dim=0)
+        return y + self._signs(y) * size * self.relative
+
     def state(self, x: Tensor) -> Tensor:
         return x + self._signs(x) * x.abs() * self.stored
 
@@ -85,8 +90,8 @@ class Noise:
 def layer_operands(args: tuple[Any, ...]) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor | None, Tensor, Tensor, bool]:
     """The arguments of ``mkldnn_rnn_layer`` as those of :func:`lstm`. Raises RuntimeError for other kinds of layer."""
     x, w, v, b, b2, h, c, reverse, _, mode = args[:10]
-    if mode != _LSTM:
-        raise RuntimeError(f"mkldnn_rnn_layer of mode {mode} is not written out, only LSTM (mode {_LSTM})")
+    if mode != LSTM:
+        raise RuntimeError(f"mkldnn_rnn_layer of mode {mode} is not written out, only LSTM (mode {LSTM})")
     has_bias = bool(args[12])
     return x, (w, v), b + b2 if has_bias else None, h, c, bool(reverse)
 
@@ -99,7 +104,7 @@ def _mkldnn_wide(*args: Any, native: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 def _mkldnn(call: Call) -> tuple[Limit, ...]:
     x, weights, bias, h, c, reverse = layer_operands(call.args)
-    draws = 1 + (1 if call.typical else _DRAWS)
+    draws = 1 + (1 if call.typical else DRAWS)
     noise = Noise(call, x, weights, bias)
     start = (h.reshape(1, *h.shape[-2:]), c.reshape(1, *c.shape[-2:]))
     h, c = (s.expand(draws, *s.shape[1:]) for s in start)
@@ -110,10 +115,10 @@ def _mkldnn(call: Call) -> tuple[Limit, ...]:
 
 
 def _limit(call: Call, draws: Tensor) -> Tensor:
-    """From the unmoved run and the moved ones: four times the largest deviation, and the pooled one."""
+    """From the unmoved run and the moved ones: sixteen times the largest deviation, and the pooled one."""
     deviations = (draws[1:] - draws[0]).abs_()
     pooled = deviations.square().mean().sqrt()
-    return deviations.amax(0).mul_(1.0 if call.typical else _FACTOR).add_(pooled)
+    return deviations.amax(0).mul_(1.0 if call.typical else FACTOR).add_(pooled)
 
 
 def _lstm_cell(call: Call) -> tuple[Limit, ...]:
@@ -169,7 +174,7 @@ def _layers(r: Operands) -> Iterable[Any]:
         w, v = r.normal(4 * hidden, width, scale=hidden**-0.5), r.normal(4 * hidden, hidden, scale=hidden**-0.5)
         b = (r.normal(4 * hidden, scale=0.1), r.normal(4 * hidden, scale=0.1)) if bias else (w, v)
         start = r.normal(batch, hidden), r.normal(batch, hidden)
-        yield (r.normal(steps, batch, width), w, v, *b, *start, reverse, [], _LSTM, hidden, 1, bias, False, False,
+        yield (r.normal(steps, batch, width), w, v, *b, *start, reverse, [], LSTM, hidden, 1, bias, False, False,
                False)  # fmt: skip
 
 
