@@ -50,7 +50,7 @@ ONCE = {
 } | set(VIEWS) - {"as_strided", "expand", "unfold"}  # fmt: skip
 
 
-def _moved(o: Operation) -> Ball | tuple[Ball, ...]:
+def move(o: Operation) -> Ball | tuple[Ball, ...]:
     """The radii go where the numbers go; indices and masks must be certain."""
     if any(x.mid.is_complex() for x in o.balls):
         raise Unknown("complex numbers")
@@ -60,7 +60,7 @@ def _moved(o: Operation) -> Ball | tuple[Ball, ...]:
     return tuple(Ball(m, r if r.is_floating_point() else None, norm) for m, r in zip(mids, rads, strict=True))
 
 
-enclose(*(set(COPIES) | set(VIEWS)) - set(WRITES))(_moved)
+enclose(*(set(COPIES) | set(VIEWS)) - set(WRITES))(move)
 
 
 @enclose("constant_pad_nd", "fill", "index_fill", "scatter.value", "masked_fill")
@@ -333,7 +333,7 @@ def _reduced(o: Operation) -> Ball:
 @enclose("index_put", "_index_put_impl", "_unsafe_index_put")
 def _index_put(o: Operation) -> Ball | tuple[Ball, ...]:
     if not bool(o.arg(3, "accumulate", False)):
-        return _moved(o)
+        return move(o)
     return _accumulated(o)
 
 

@@ -12,11 +12,11 @@ from torch import Tensor
 from roundoff.formats import is_inexact
 from roundoff.replay.enclosure import ball as b
 from roundoff.replay.enclosure.ball import Ball, Unknown, copied
-from roundoff.replay.enclosure.moving import ONCE, windows
+from roundoff.replay.enclosure.moving import ONCE, move, windows
 from roundoff.replay.enclosure.pairs import pair as p
 from roundoff.replay.enclosure.pairs.pair import Pair, finished
 from roundoff.replay.enclosure.pairs.registry import on_balls, pair, real, value
-from roundoff.replay.enclosure.registry import Operation, certain
+from roundoff.replay.enclosure.registry import Operation, certain, enclosure_of
 from roundoff.replay.enclosure.sums import dims_of
 from roundoff.rules.movement import COPIES, VIEWS, WRITES
 
@@ -38,7 +38,23 @@ def _pairs(o: Operation) -> list[Pair]:
 
 @pair(*(set(COPIES) | set(VIEWS)) - set(WRITES))
 def _moved(o: Operation) -> Pair | tuple[Pair, ...]:
-    """The tails go where the numbers go; indices and masks must be certain."""
+    """The tails go where the numbers go; indices and masks must be certain.
+
+    Overloads that write a number, or add what meets, share a name with those that only move.
+    """
+    if enclosure_of(o.op) is not move:
+        raise Unknown("more than moving")
+    return _tails_moved(o)
+
+
+@pair("index_put", "_index_put_impl", "_unsafe_index_put")
+def _index_put(o: Operation) -> Pair | tuple[Pair, ...]:
+    if bool(o.arg(3, "accumulate", False)):
+        raise Unknown("numbers that are added where they meet")
+    return _tails_moved(o)
+
+
+def _tails_moved(o: Operation) -> tuple[Pair, ...]:
     given = _pairs(o)
     mids = on_balls(o, lambda x: Ball(x.mid)).on(_copied)
     if not mids or any(not is_inexact(m.dtype) for m in mids):

@@ -53,7 +53,7 @@ def names() -> list[str]:
 def pairs_of(op: Any, operation: Operation) -> tuple[Result, ...]:
     """The results of ``operation``, whose operands are pairs, or balls of whole numbers. Raises Unknown."""
     rule = rule_of(op)
-    if rule is not None:
+    if rule is not None and any(is_real(x) for x in operation.out if isinstance(x, torch.Tensor)):
         try:
             found = rule(operation)
             return found if isinstance(found, tuple) else (found,)
