@@ -197,6 +197,10 @@ DECLINED: dict[str, tuple[Any, str]] = {
         call(lambda x: x.flip(-1).mean((2, 3))),
         "flip in the network .Call., test_dense.py:.*nothing is known",
     ),
+    "indices": (
+        call(lambda x: nn.functional.max_pool2d(x, 2, return_indices=True)[1].float().mean((2, 3))),
+        "getitem in the network .Call., test_dense.py:.*no counterpart",
+    ),
     "over samples": (call(lambda x: x.mean((2, 3)).mean(0, keepdim=True)), "it computes over the samples"),
     "a map": (lambda: nn.Conv2d(6, 3, 1), "no classifier: its output .* 8 x 8"),
     "no output": (call(lambda x: torch.ones(3)), "does not depend on the image"),

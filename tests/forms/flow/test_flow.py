@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import roundoff
 from roundoff.forms import rewrite
@@ -181,6 +182,8 @@ class Decides(nn.Module):
         if self.how in ("autocast", "no autocast"):
             with torch.autocast("cpu", torch.bfloat16, self.how == "autocast"):
                 x = x * 2
+        if self.how == "checkpoint":
+            x = checkpoint(self.block.norm, x, use_reentrant=False)
         if self.how == "data":
             self.head.weight.data = self.head.weight.data.clamp(-1, 1)
         if self.how == "counts":
@@ -202,6 +205,7 @@ class Decides(nn.Module):
         ("no gradients", "switches gradients or autocast"),
         ("autocast", "switches gradients or autocast"),
         ("no autocast", "switches gradients or autocast"),
+        ("checkpoint", "or checkpoints"),
         ("data", "its forward sets .data of a tensor"),
         ("counts", "changes what the module holds"),
         ("keeps", "changes what the module holds"),

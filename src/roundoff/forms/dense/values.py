@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from roundoff.errors import RoundoffError
+from roundoff.forms.calls import name_of
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def place(node: fx.Node) -> str:
 def named(node: fx.Node) -> str:
     """The operator and the module."""
     name, kind = module_of(node)
-    op = str(node.target).removeprefix("aten.").partition(".")[0]
+    op = name_of(node.target)
     return f"{op} in {name or 'the network'}" + (f" ({kind})" if kind else "")
 
 

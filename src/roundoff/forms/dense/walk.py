@@ -10,6 +10,7 @@ from typing import Any
 from torch import fx
 from torch.utils._pytree import tree_map
 
+from roundoff.forms.calls import name_of
 from roundoff.forms.dense import run
 from roundoff.forms.dense.receptive import Step, Window
 from roundoff.forms.dense.values import Const, Several, Value, bound, decline, module_of, named, shape_of
@@ -160,8 +161,7 @@ class Walk:
     def became(self, node: fx.Node, after: str) -> None:
         """Note that the layer this operator came from is another one in the dense network."""
         name, kind = module_of(node)
-        op = str(node.target).removeprefix("aten.").partition(".")[0]
-        self.changed.setdefault((name, kind if name else op, after))
+        self.changed.setdefault((name, kind if name else name_of(node.target), after))
 
     def converted(self) -> tuple[Converted, ...]:
         """The layers that are others in the dense network."""

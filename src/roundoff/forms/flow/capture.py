@@ -50,7 +50,11 @@ _DEVICES = ("cpu", "cuda")
 
 
 def _modes() -> tuple[object, ...]:
-    return (torch.is_grad_enabled(), *(torch.is_autocast_enabled(d) and torch.get_autocast_dtype(d) for d in _DEVICES))
+    saving = torch._C._autograd._top_saved_tensors_default_hooks(
+        True
+    )  # set by checkpoints; there is no public name for it
+    autocast = (torch.is_autocast_enabled(d) and torch.get_autocast_dtype(d) for d in _DEVICES)
+    return (torch.is_grad_enabled(), saving, *autocast)
 
 
 @contextmanager
@@ -96,7 +100,7 @@ class _Tracer(fx.Tracer):
 
     def create_proxy(self, *args: Any, **kwargs: Any) -> Any:
         if _modes() != self.modes:  # the graph would not have it
-            raise RoundoffError("its forward switches gradients or autocast")
+            raise RoundoffError("its forward switches gradients or autocast, or checkpoints")
         return super().create_proxy(*args, **kwargs)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
