@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from roundoff.errors import RoundoffError
-from roundoff.exact.rounding import narrow, nearest, same, to_odd, two_sum
+from roundoff.exact.rounding import as_bits, narrow, narrow_into, nearest, places, same, to_odd, two_sum
 from roundoff.exact.slow import SELU_ALPHA, SELU_SCALE, SLOW, value_of
 
 #: Relative error that a float64 function is allowed. In the tails of GELU the argument's own rounding is multiplied.
 ROOM = 2.0**-47
 ROOM_TAIL = 2.0**-42
 
-BLOCK = 1 << 18
+BLOCK = 1 << 16  # elements at once: what is made of them fits the cache
 
 _TAILS = {"gelu", "gelu_tanh", "erfc"}
 
@@ -93,32 +93,27 @@ def each(x: Tensor, name: str) -> Tensor:
     dense = out.is_contiguous() and x.is_contiguous()
     flat, target = (x.reshape(-1), out.reshape(-1)) if dense else (x.reshape(-1), x.new_empty(x.numel()))
     for i in range(0, len(flat), BLOCK):
-        part = flat[i : i + BLOCK]
-        target[i : i + BLOCK] = _part(part.to(torch.float64), name, function, room, x.dtype)
+        some = slice(i, i + BLOCK)
+        _part(flat[some].to(torch.float64), name, function, room, target[some])
     if not dense:
         out.copy_(target.view(x.shape))
     return out
 
 
-def _part(x: Tensor, name: str, function: Callable[[Tensor], Tensor], room: float, dtype: torch.dtype) -> Tensor:
+def _part(x: Tensor, name: str, function: Callable[[Tensor], Tensor], room: float, out: Tensor) -> None:
     y = function(x)
-    room_each = y.abs() * room
-    low, high = narrow(y - room_each, dtype), narrow(y + room_each, dtype)
-    apart = ~same(low, high)
-    out = high
-    if not bool(y.isfinite().all()):
-        odd = ~y.isfinite()
-        out = torch.where(odd, narrow(torch.where(y.isnan(), torch.nan, y), dtype), out)
-        apart &= ~odd
-    if bool((y == 0).any()):
-        out = torch.where(y == 0, narrow(y, dtype), out)  # zeros keep their sign
-        apart &= y != 0
-    if bool(apart.any()):
-        at = apart.nonzero()[:, 0]
+    wide = y * (1 - room)
+    low = narrow(wide, out.dtype)
+    narrow_into(torch.mul(y, 1 + room, out=wide), out)
+    if math.isnan(float(out.sum())):
+        out.masked_fill_(y.isnan(), torch.nan)  # one NaN, where processors have two
+    at = places(as_bits(low) != as_bits(out))
+    if len(at):
+        at = at[y[at].isfinite()]
         arguments, which = x[at].unique(return_inverse=True)
-        values = [nearest(value_of(SLOW[name], v), dtype) for v in arguments.tolist()]
-        out[at] = torch.stack(values).to(out.device)[which]
-    return out
+        values = [nearest(value_of(SLOW[name], v), out.dtype) for v in arguments.tolist()]
+        if values:
+            out[at] = torch.stack(values).to(out.device)[which]
 
 
 def power(x: Tensor, exponent: int) -> Tensor:

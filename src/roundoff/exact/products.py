@@ -20,7 +20,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from roundoff.exact.rounding import as_bits, lowest_bit, narrow, narrow_into, same, slack, to_odd, two_sum
+from roundoff.exact.rounding import as_bits, lowest_bit, narrow, narrow_into, places, same, slack, to_odd, two_sum
 from roundoff.formats import U64
 
 Take = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]  # rows of the left, columns of the right operand
@@ -219,21 +219,10 @@ def apart(y: Tensor, radius: Tensor, out: Tensor) -> Tensor | None:
         differ = as_bits(end) != as_bits(high)
         if odd:
             differ |= by.isinf()
-        places = _places(differ.view(-1))
-        if len(places):
-            found.append(places + i * columns)
+        differing = places(differ.view(-1))
+        if len(differing):
+            found.append(differing + i * columns)
     return torch.cat(found) if found else None
-
-
-def _places(differ: Tensor) -> Tensor:
-    """Where a flat tensor of booleans is True; eight at a time, for few are."""
-    if len(differ) % 8 or not len(differ):
-        return differ.nonzero()[:, 0]
-    words = differ.view(torch.int64).nonzero()
-    if not len(words):
-        return words[:, 0]
-    near = (words * 8 + torch.arange(8, device=differ.device)).view(-1)
-    return near[differ[near]]
 
 
 def _rows_of(w: Tensor, which: Tensor) -> Tensor:
