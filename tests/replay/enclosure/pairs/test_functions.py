@@ -41,6 +41,7 @@ FUNCTIONS: dict[str, tuple[Any, dict[str, str], Callable[[Any], Any]]] = {
     "exp": (ops.exp.default, {}, mp.exp),
     "gelu": (ops.gelu.default, {}, _gelu),
     "gelu_tanh": (ops.gelu.default, {"approximate": "tanh"}, _gelu_tanh),
+    "erf": (ops.erf.default, {}, mp.erf),
     "tanh": (ops.tanh.default, {}, mp.tanh),
     "sigmoid": (ops.sigmoid.default, {}, lambda x: 1 / (1 + mp.exp(-x))),
     "silu": (ops.silu.default, {}, lambda x: x / (1 + mp.exp(-x))),
@@ -97,7 +98,7 @@ def test_odd_numbers() -> None:
     y = called("exp", Pair(x))
     assert y.mid.tolist()[:2] == [float("inf"), 0] and y.error.tolist()[:3] == [0, 0, 0]
     assert float(y.error[3]) == float("inf") == float(y.error[5]) and float(y.error[4]) > 0
-    for name in ("gelu", "tanh", "sigmoid"):
+    for name in ("gelu", "erf", "tanh", "sigmoid"):
         y = called(name, Pair(x))
         assert bool(y.mid[2].isnan()) and float(y.mid[0]) == (1 if name != "gelu" else float("inf"))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from tests.replay.enclosure.test_run import fractions, product
 from torch import Tensor
 
@@ -60,6 +61,10 @@ def pooled(y: Rows) -> Rows:
     return [[max(y[i][j], y[i][j + 1], y[i + 1][j], y[i + 1][j + 1]) for j in (0, 2)] for i in (0, 2)]
 
 
+def averaged(y: Rows) -> Rows:
+    return [[sum((y[i + a][j + c] for a in range(3) for c in range(3)), NONE) / 9 for j in (0, 1)] for i in (0, 1)]
+
+
 EYE, CHOSEN, TENTH, NONE = torch.eye(4) > 0, torch.tensor([[1], [0], [3], [2]]), Fraction(1, 10), Fraction(0)
 
 #: What moves numbers, and what it makes of rows of exact ones.
@@ -81,17 +86,19 @@ MOVES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Rows], Rows]]] = {
     ),
     "diagonal": (lambda y: y.diagonal()[None], lambda y: [[y[i][i] for i in range(4)]]),
     "lower triangle": (lambda y: y.tril(), masked(lambda i, j, v: v if j <= i else 0)),
-    "padding": (lambda y: torch.nn.functional.pad(y, (0, 1), value=0.5), lambda y: [[*r, Fraction(1, 2)] for r in y]),
+    "padding": (lambda y: F.pad(y, (0, 1), value=0.5), lambda y: [[*r, Fraction(1, 2)] for r in y]),
     "where": (lambda y: torch.where(EYE, y, y * 0.1), masked(lambda i, j, v: v if i == j else v / 10)),
     "masked fill": (lambda y: y.masked_fill(EYE, 0.1), masked(lambda i, j, v: TENTH if i == j else v)),
     "cast": (lambda y: y.double().float(), lambda y: y),
     "negative": (lambda y: -y, each(lambda v: -v)),
     "size": (lambda y: y.abs(), each(abs)),
     "relu": (lambda y: y.relu(), each(lambda v: max(v, NONE))),
-    "relu6": (lambda y: torch.nn.functional.relu6(y * 32), each(lambda v: min(max(32 * v, NONE), Fraction(6)))),
+    "relu6": (lambda y: F.relu6(y * 32), each(lambda v: min(max(32 * v, NONE), Fraction(6)))),
     "largest": (lambda y: y.amax(1, keepdim=True), lambda y: [[max(r)] for r in y]),
     "least": (lambda y: y.amin(1, keepdim=True), lambda y: [[min(r)] for r in y]),
-    "pooled": (lambda y: torch.nn.functional.max_pool2d(y[None, None], 2)[0, 0], pooled),
+    "pooled": (lambda y: F.max_pool2d(y[None, None], 2)[0, 0], pooled),
+    "averaged": (lambda y: F.avg_pool2d(y[None, None], 3, 1)[0, 0], averaged),
+    "leaky": (lambda y: F.leaky_relu(y, 0.1), each(lambda v: max(v, v / 10))),
     "sum": (lambda y: y.sum(0, keepdim=True), lambda y: [[sum(c, NONE) for c in switched(y)]]),
     "mean": (lambda y: y.mean(1, keepdim=True), lambda y: [[sum(r, NONE) / 4] for r in y]),
     "third": (lambda y: y / 3, each(lambda v: v / 3)),

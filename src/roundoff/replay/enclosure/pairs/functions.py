@@ -125,6 +125,17 @@ def gelu(x: Pair) -> Pair:
     return sloped("gelu", x, Pair(high, Ball(low, own)))
 
 
+def erf_here(x: Pair) -> Pair:
+    """2 Φ(√2 x) - 1. Beyond REACH it is ±1, to 2^-105."""
+    z = normal(p.mul(x, p.number(2**0.5, x.mid)))
+    inside = z.mid.abs() <= tables.REACH
+    high, low = phi_words((torch.where(inside, z.mid, 0.0), torch.where(inside, z.low, 0.0)))
+    high, low = plus_one((2 * high, 2 * low), -1.0)
+    ends = torch.where(z.mid.isnan(), z.mid, z.mid.sign())
+    own = torch.where(inside, 2 * _PHI + z.error, _BEYOND)  # Φ is nowhere steeper than 0.4
+    return Pair(torch.where(inside, high, ends), Ball(torch.where(inside, low, 0.0), own))
+
+
 def sloped(name: str, x: Pair, y: Pair) -> Pair:
     """y, the function ``name`` at mid + low, with what its slope makes of the radius of x."""
     if x.tail is None or x.tail.rad is None:
@@ -184,12 +195,13 @@ def sigmoid_of(x: Pair) -> Pair:
 _HERE: dict[str, Callable[[Pair], Pair]] = {
     "sigmoid": sigmoid_here,
     "tanh": tanh_here,
+    "erf": erf_here,
     "silu": lambda x: p.mul(x, sigmoid_here(x)),
     "gelu_tanh": gelu_tanh_here,
 }
 
 
-@pair("exp", "gelu", "tanh", "sigmoid", "silu")
+@pair("exp", "gelu", "tanh", "sigmoid", "silu", "erf")
 def _function(o: Operation) -> Pair:
     if not is_inexact(o.out[0].dtype) or o.out[0].is_complex():
         raise Unknown("whole or complex numbers")

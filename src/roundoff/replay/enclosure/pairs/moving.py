@@ -211,6 +211,21 @@ def _abs(o: Operation) -> Pair:
     return Pair(x.mid.abs(), Ball(x.tail.mid * torch.where(x.mid < 0, -1.0, 1.0), x.tail.rad, x.tail.norm))
 
 
+@pair("leaky_relu")
+def _leaky(o: Operation) -> Pair:
+    """x or a part of it, which moves by no more than the larger slope makes of x, and both are 0 at 0."""
+    _floats(o)
+    x, slope = p.normal(real(o.args[0])), o.arg(1, "negative_slope", 0.01)
+    here = p.without_error(x)
+    part = p.mul(here, p.number(slope, x.mid))
+    y = where(x.mid >= 0, here, part)  # where mid is 0 so is low
+    if x.tail is None or x.tail.rad is None:
+        return y
+    most = max(1.0, abs(float(slope))) * (1 + 2.0**-40)
+    tail = Ball(torch.zeros_like(y.mid), x.tail.rad * most, b.grown(x.tail.far, most))
+    return finished(y.mid, tail if y.tail is None else b.add(y.tail, tail), x)
+
+
 # -- selection --------------------------------------------------------------------------------------------------------
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 
 from roundoff.replay.enclosure import ball as b
-from roundoff.replay.enclosure.ball import Ball
-from roundoff.replay.enclosure.pairs.pair import Pair, add, finished, moved, mul, rough
+from roundoff.replay.enclosure.ball import Ball, Unknown
+from roundoff.replay.enclosure.moving import full
+from roundoff.replay.enclosure.pairs.pair import Pair, add, div, finished, moved, mul, rough
 from roundoff.replay.enclosure.pairs.pair import number as written
 from roundoff.replay.enclosure.pairs.registry import pair, real
 from roundoff.replay.enclosure.pairs.slices import Scaled, multiplied
@@ -66,6 +69,11 @@ def _linear(o: Operation) -> Pair:
 
 @pair("convolution", "_convolution")
 def _convolution(o: Operation) -> Pair:
+    return convolved(o)
+
+
+def convolved(o: Operation) -> Pair:
+    """The convolution ``o``."""
     x, w, bias = real(o.args[0]), real(o.args[1]), o.args[2]
     dims, transposed = w.mid.dim() - 2, o.args[6]
     scaled = Scaled(list(range(1, dims + 2)), list(range(1, dims + 2)), ((-1, *(1,) * (dims + 1)), (-1, *(1,) * dims)))
@@ -76,3 +84,20 @@ def _convolution(o: Operation) -> Pair:
     if bias is None:
         return y
     return add(y, moved(real(bias), lambda t: t.reshape(-1, *(1,) * dims)))
+
+
+@pair("avg_pool2d", "avg_pool3d")
+def _avg_pool(o: Operation) -> Pair:
+    """A convolution with ones, over the size of the window."""
+    x, dims = real(o.args[0]), 3 if "3d" in o.name else 2
+    kernel = full(o.args[1], dims)
+    stride, padding = full(o.arg(2, "stride") or kernel, dims), full(o.arg(3, "padding", 0), dims)
+    uneven = bool(o.arg(4, "ceil_mode", False)) or (any(padding) and not o.arg(5, "count_include_pad", True))
+    if uneven or o.arg(6, "divisor_override") is not None or x.mid.dim() != dims + 2:
+        raise Unknown("windows of several sizes")
+    shape = x.mid.shape
+    images = moved(x, lambda t: t.reshape(-1, 1, *shape[2:]))
+    ones = Pair(torch.ones((1, 1, *kernel), dtype=torch.float64, device=x.mid.device))
+    args = (images, ones, None, stride, padding, [1] * dims, False, [0] * dims, 1)
+    y = convolved(Operation(torch.ops.aten.convolution.default, args, {}, o.out))
+    return moved(div(y, written(prod(kernel), y.mid)), lambda t: t.reshape(*shape[:2], *t.shape[2:]))
