@@ -2,9 +2,9 @@
 
 The products of slices are whole numbers. A product y = x w of whole numbers is held against (x (w v)) for a vector v of
 random numbers (Freivalds, "Probabilistic machines can use less running time", IFIP 1977), by elementwise multiplication and
-addition of 64-bit integers, modulo 2^64, where nothing is rounded. That costs as much as one more column of w. As v is
-odd, one wrong number in a row of y is always found. Where several are off, by less than 2^54, it passes with a chance of 2^-10
-at most, which takes errors of 2^53, and of 2^-31 where one of them is no multiple of 2^33.
+addition of 64-bit integers, modulo 2^64, where nothing is rounded. That costs as much as one more column of w. As v is odd,
+one wrong number in a row of y is always found. Where several are off, by less than 2^54, it passes with a chance of 2^-10 at
+most, which takes errors of 2^53, and of 2^-31 where one of them is no multiple of 2^33.
 """
 
 from __future__ import annotations
