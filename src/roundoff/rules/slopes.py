@@ -50,7 +50,7 @@ def _measured(call: Call) -> Limit:
     g, x = call.args[:2]
     function = _BY_NAME["gelu_tanh_slope" if str(call.kwargs.get("approximate", "none")) == "tanh" else "gelu_slope"]
     assert function.size is not None
-    size: Tensor = function.size(x, x).nan_to_num_(0.0).mul_(g.abs())  # an infinite x has a density of 0
+    size: Tensor = function.size(x, x).nan_to_num_(0.0) * g.abs()  # an infinite x has a density of 0
     size = size.mul_(call.gamma(roundings(function.name) + 2)).add_((FLUSHED + g.abs()) * call.tiny)
     return size.masked_fill_(x.abs() > 2.0**60, inf)  # its square overflows in float32
 
@@ -59,7 +59,7 @@ def _tanh(call: Call) -> Limit:
     """g (1 - y²)."""
     g, y = call.args
     square = y.square()
-    limit: Tensor = (square * call.gamma(2)).add_((1 - square).abs() * call.gamma(3)).mul_(g.abs())
+    limit: Tensor = (square * call.gamma(2)).add_((1 - square).abs() * call.gamma(3)) * g.abs()
     return limit.add_((1 + g.abs()) * call.tiny)
 
 
@@ -78,7 +78,7 @@ def _silu(call: Call) -> Limit:
     size = x.abs() * rest
     lost = torch.where(rest > call.u / 8, x.abs() * s * call.gamma(c), size)
     limit: Tensor = (1 + size) * call.gamma(c + 4) + size * call.gamma(3) + lost
-    limit = (limit * s).nan_to_num_(0.0).mul_(g.abs())  # an infinite x
+    limit = (limit * s).nan_to_num_(0.0) * g.abs()  # an infinite x
     return limit.add_((FLUSHED + g.abs()) * call.tiny)
 
 
