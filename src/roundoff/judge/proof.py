@@ -227,10 +227,11 @@ def _different(leaves: list[tuple[Bounded, Bounded]]) -> Proof:
         if count > best:
             best = count
             where = (
-                f"{count} of {d.numel()} elements of {a.name or 'output'}, by {float(ratio.max()):.3g} times it at most"
+                f"{count} of {d.numel()} elements of {a.name or 'output'}, by up to {float(ratio.max()):.3g} times what "
+                "both wide runs can be off together"
             )
     if best:
-        return Proof(True, f"Proved: in exact arithmetic they differ in {where}, more than both wide runs can be off.")
+        return Proof(True, f"Proved: in exact arithmetic they differ in {where}.")
     return Proof(
         False, f"Not proved: the real difference is {nearest:.2g} of the rigorous bound of the wide runs at most.", True
     )
