@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from roundoff.rules.recurrent import lstm
-from roundoff.rules.recurrent_backward import _before, _finish, gradients
+from roundoff.rules.recurrent_backward import before_each, finished, gradients
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -29,7 +29,7 @@ def test_written_out_gradients_are_those_of_autograd(reverse: bool, bias: bool, 
     expected = torch.autograd.grad(total, asked)
     with torch.no_grad():
         da, dh, dc = gradients(x, (w, v), b, (h, c), (of_y, of_h, of_c), reverse)
-        dx, dw, dv, db = _finish(x, (w, v), _before(y, h, reverse), da)
+        dx, dw, dv, db = finished(x, (w, v), before_each(y, h, reverse), da)
     found = [dx, dw, dv, *([db] if bias else []), dh, dc]
     for mine, theirs in zip(found, expected, strict=True):
         # Sums of some hundred float64 products of numbers of the size of 1 to 10.

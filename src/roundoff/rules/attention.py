@@ -52,7 +52,7 @@ def _parts(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Iterator[tup
             yield at, [q[at], k[at], v[at], None if mask is None else mask[at]]
 
 
-def _repeat(q: Tensor, k: Tensor) -> Tensor:
+def repeated(q: Tensor, k: Tensor) -> Tensor:
     """Keys or values for as many heads as there are queries (grouped-query attention)."""
     return k if k.shape[1] == q.shape[1] else k.repeat_interleave(q.shape[1] // k.shape[1], 1)
 
@@ -84,7 +84,7 @@ def bound_of(call: Call, mask: Tensor | None, causal: bool, scale: float | None)
     """The bounds of the output [B, H, L, E] and of the logarithm of the sums [B, H, L]."""
     q, k, v = call.args[:3]
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    k, v = _repeat(q, k), _repeat(q, v)
+    k, v = repeated(q, k), repeated(q, v)
     limit = q.new_zeros(*q.shape[:3], v.shape[-1])
     spread = q.new_zeros(q.shape[:3])
     for at, (q_, k_, v_, mask_) in _parts(q, k, v, mask):
@@ -99,7 +99,7 @@ def wide_of(
     if dropout:
         raise RuntimeError("attention with dropout inside the kernel draws where nobody can see it")
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    k, v = _repeat(q, k), _repeat(q, v)
+    k, v = repeated(q, k), repeated(q, v)
     out = q.new_empty(*q.shape[:3], v.shape[-1])
     for at, (q_, k_, v_, mask_) in _parts(q, k, v, mask):
         out[at] = torch.softmax(scores(q_, k_, mask_, causal, scale), -1) @ v_
@@ -142,7 +142,9 @@ def _fused_wide(mask_at: int | None, causal_at: int, dropout_at: int) -> Callabl
     return wide
 
 
-def _heads(r: Operands) -> Iterable[Any]:
+def heads_of(r: Operands) -> Iterable[Any]:
+    """Queries, keys and values to try a rule on: long, masked, causal, large, and strided."""
+
     def three(*shape: int, scale: float = 1.0, shift: float = 0.0) -> tuple[Tensor, ...]:
         return tuple(r.normal(*shape, scale=scale, shift=shift) for _ in range(3))
 
@@ -164,7 +166,7 @@ register(
         _for_cpu,
         source=_SOURCE,
         assumes=_ASSUMES,
-        samples=given(_heads),
+        samples=given(heads_of),
         least=_least_for_cpu,
     )
 )

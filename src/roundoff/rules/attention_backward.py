@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from roundoff.rules.attention import _heads, _repeat, scores
+from roundoff.rules.attention import heads_of, repeated, scores
 from roundoff.rules.registry import register
 from roundoff.rules.rule import Call, Limit, Nature, Rule
 from roundoff.rules.samples import Operands, given
@@ -67,7 +67,7 @@ def _bound(call: Call) -> tuple[Limit, ...]:
     causal, mask, scale = bool(call.arg(7, "is_causal", False)), call.kwargs.get("attn_mask"), call.kwargs.get("scale")
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
     heads = q.shape[1] // k.shape[1]
-    k_, v_ = _repeat(q, k), _repeat(q, v)
+    k_, v_ = repeated(q, k), repeated(q, v)
     if mask is not None and mask.dim() >= 2:
         mask = mask.expand(*q.shape[:2], *mask.shape[-2:])
     found = []
@@ -87,7 +87,7 @@ def _bound(call: Call) -> tuple[Limit, ...]:
 
 
 def _samples(r: Operands) -> Iterable[Any]:
-    for case in _heads(r):
+    for case in heads_of(r):
         keywords = dict(case[-1]) if isinstance(case[-1], dict) else {}
         operands = case[:-1] if keywords else case
         causal = bool(operands[4]) if len(operands) > 4 else False

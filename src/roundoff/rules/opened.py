@@ -28,9 +28,7 @@ from roundoff.rules.registry import lookup
 from roundoff.rules.rule import Call, Limit, Nature
 
 _DRAWS = 8
-
-#: What the largest of the draws is multiplied with.
-FACTOR = 16.0
+_FACTOR = 16.0
 _DEEPEST = 8
 _SAME = 1e-9  # a decomposition that differs by more than this, relative, is not the same function
 
@@ -87,19 +85,20 @@ def simulated(call: Call, program: Callable[[], Any]) -> tuple[Limit, ...] | Non
     except (Unknown, RuntimeError, NotImplementedError, TypeError, ValueError, IndexError):
         return None
     return tuple(
-        _limit(call, y, [draw[i] for draw in moved]) if is_inexact(y.dtype) else 0.0 for i, y in enumerate(straight)
+        weighed(call, y, torch.stack([draw[i] for draw in moved])) if is_inexact(y.dtype) else 0.0
+        for i, y in enumerate(straight)
     )
 
 
-def _limit(call: Call, y: Tensor, draws: list[Tensor]) -> Tensor:
-    """Sixteen times the largest deviation and the pooled one; the typical size is that of a draw itself."""
-    deviations = torch.stack([(draw - y).abs().to(torch.float64) for draw in draws])
+def weighed(call: Call, y: Tensor, draws: Tensor) -> Tensor:
+    """From ``draws`` [n, ...] of y: sixteen times the largest deviation, once for the typical size; and the pooled one."""
+    deviations = (draws - y).abs().to(torch.float64)
     finite = y.isfinite()
     deviations = torch.where(finite, deviations, 0.0).nan_to_num_(nan=float("inf"), posinf=float("inf"))
     pooled = deviations.square().mean().sqrt()
     if call.typical:
         return deviations.amax(0) + pooled
-    return deviations.amax(0).mul_(FACTOR).add_(pooled)
+    return deviations.amax(0).mul_(_FACTOR).add_(pooled)
 
 
 def _agree(program: list[Tensor], out: tuple[Tensor, ...]) -> bool:

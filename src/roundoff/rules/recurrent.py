@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from roundoff.rules.opened import FACTOR
+from roundoff.rules.opened import weighed
 from roundoff.rules.registry import register
 from roundoff.rules.rule import Call, Limit, Nature, Rule
 from roundoff.rules.samples import Operands, given
@@ -110,15 +110,8 @@ def _mkldnn(call: Call) -> tuple[Limit, ...]:
     h, c = (s.expand(draws, *s.shape[1:]) for s in start)
     y, h, c = lstm(x.unsqueeze(1), weights, bias, h, c, reverse, noise)
     moved = [(z.movedim(-3, 0), out) for z, out in zip((y, h, c), call.out, strict=False)]
-    limits = [_limit(call, z).reshape(out.shape) for z, out in moved]
+    limits = [weighed(call, z[0], z[1:]).reshape(out.shape) for z, out in moved]
     return *limits, *(float("inf"),) * (len(call.out) - 3)
-
-
-def _limit(call: Call, draws: Tensor) -> Tensor:
-    """From the unmoved run and the moved ones: sixteen times the largest deviation, and the pooled one."""
-    deviations = (draws[1:] - draws[0]).abs_()
-    pooled = deviations.square().mean().sqrt()
-    return deviations.amax(0).mul_(1.0 if call.typical else FACTOR).add_(pooled)
 
 
 def _lstm_cell(call: Call) -> tuple[Limit, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from roundoff.rules.opened import FACTOR
+from roundoff.rules.opened import weighed
 from roundoff.rules.recurrent import DRAWS, LSTM, Noise, layer_operands
 from roundoff.rules.registry import register
 from roundoff.rules.rule import Call, Limit, Nature, Rule
@@ -78,12 +78,12 @@ def _operands(args: tuple[Any, ...]) -> tuple[Any, ...]:
     return x, weights, bias, start, tuple(args[10:13]), reverse, args[7]
 
 
-def _before(y: Tensor, h: Tensor, reverse: bool) -> Tensor:
+def before_each(y: Tensor, h: Tensor, reverse: bool) -> Tensor:
     """h before each step [T, B, H]."""
     return torch.cat([y[1:], h[None]]) if reverse else torch.cat([h[None], y[:-1]])
 
 
-def _finish(x: Tensor, weights: Weights, before: Tensor, da: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def finished(x: Tensor, weights: Weights, before: Tensor, da: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of x, of both weights and of the bias."""
     each = da.flatten(0, 1).t()
     return da @ weights[0], each @ x.flatten(0, 1), each @ before.flatten(0, 1), each.sum(1)
@@ -92,7 +92,7 @@ def _finish(x: Tensor, weights: Weights, before: Tensor, da: Tensor) -> tuple[Te
 def _wide(*args: Any, native: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     x, weights, bias, start, given_, reverse, y = _operands(args)
     da, dh, dc = gradients(x, weights, bias, start, given_, reverse)
-    dx, dw, dv, db = _finish(x, weights, _before(y, start[0], reverse), da)
+    dx, dw, dv, db = finished(x, weights, before_each(y, start[0], reverse), da)
     found = dx, dw, dv, db, db, dh, dc
     return tuple(z.reshape(n.shape) if z.numel() == n.numel() else n for z, n in zip(found, native, strict=True))
 
@@ -103,20 +103,14 @@ def _bound(call: Call) -> tuple[Limit, ...]:
     draws = 1 + (1 if call.typical else DRAWS)
     start_ = tuple(s.expand(draws, *s.shape) for s in start)
     da, dh, dc = gradients(x.unsqueeze(1), weights, bias, start_, given_, reverse, noise)
-    da, before = da.movedim(1, 0), _before(y, start[0], reverse)
-    each = [_finish(x, weights, before, d) for d in da]
-    sizes = _finish(x.abs(), (weights[0].abs(), weights[1]), before.abs(), da[0].abs())
+    da, before = da.movedim(1, 0), before_each(y, start[0], reverse)
+    each = [finished(x, weights, before, d) for d in da]
+    sizes = finished(x.abs(), (weights[0].abs(), weights[1]), before.abs(), da[0].abs())
     sums = da.shape[-1], *(x.shape[0] * x.shape[1],) * 3
-    limits = [_limit(call, torch.stack(z)) for z in zip(*each, strict=True)]
+    limits = [weighed(call, z[0], torch.stack(z[1:])) for z in zip(*each, strict=True)]
     limits = [m + s * call.gamma_out(n + 2) for m, s, n in zip(limits, sizes, sums, strict=True)]
-    limits = [*limits[:3], limits[3], limits[3], _limit(call, dh), _limit(call, dc)]
+    limits = [*limits[:3], limits[3], limits[3], weighed(call, dh[0], dh[1:]), weighed(call, dc[0], dc[1:])]
     return tuple(m.reshape(z.shape) if m.numel() == z.numel() else 0.0 for m, z in zip(limits, call.out, strict=True))
-
-
-def _limit(call: Call, draws: Tensor) -> Tensor:
-    deviations = (draws[1:] - draws[0]).abs_()
-    pooled = deviations.square().mean().sqrt()
-    return deviations.amax(0).mul_(1.0 if call.typical else FACTOR).add_(pooled)
 
 
 def _samples(r: Operands) -> Iterable[Any]:

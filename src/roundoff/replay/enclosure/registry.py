@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -66,35 +65,45 @@ def _wide(value: Any) -> Any:
 
 Enclosing = Callable[[Operation], Ball | tuple[Ball, ...]]
 
-_TABLE: dict[str, Enclosing] = {}
+Rule = TypeVar("Rule", bound=Callable[..., Any])
 
 
-def enclose(*names: str) -> Callable[[Enclosing], Enclosing]:
-    """Register an enclosure for ``aten`` operators, by name or by one overload of it."""
+class Table(Generic[Rule]):
+    """What is registered for ``aten`` operators, by name or by one overload of it."""
 
-    def put(rule: Enclosing) -> Enclosing:
-        for name in names:
-            assert f"aten.{name}" not in _TABLE, f"two enclosures for {name}"
-            _TABLE[f"aten.{name}"] = rule
-        enclosure_of.cache_clear()
-        return rule
+    def __init__(self) -> None:
+        self._rules: dict[str, Rule] = {}
+        self._found: dict[Any, Rule | None] = {}
 
-    return put
+    def put(self, *names: str) -> Callable[[Rule], Rule]:
+        """Register a rule, as a decorator."""
+
+        def register(rule: Rule) -> Rule:
+            for name in names:
+                assert f"aten.{name}" not in self._rules, f"two rules for {name}"
+                self._rules[f"aten.{name}"] = rule
+            self._found.clear()
+            return rule
+
+        return register
+
+    def get(self, op: Any) -> Rule | None:
+        """The rule of an OpOverload: its own, its operator's, or that of its out-of-place twin."""
+        if op not in self._found:
+            full, packet = names_of(op)
+            names = [full, packet]
+            if packet.endswith("_") and not packet.endswith("__"):
+                names += [f"{packet[:-1]}.{full.rpartition('.')[2]}", packet[:-1]]
+            self._found[op] = next((self._rules[name] for name in names if name in self._rules), None)
+        return self._found[op]
+
+    def names(self) -> list[str]:
+        """Every name that has a rule."""
+        return sorted(self._rules)
 
 
-@cache
-def enclosure_of(op: Any) -> Enclosing | None:
-    """The enclosure of an OpOverload: its own, its operator's, or that of its out-of-place twin."""
-    full, packet = names_of(op)
-    names = [full, packet]
-    if packet.endswith("_") and not packet.endswith("__"):
-        names += [f"{packet[:-1]}.{full.rpartition('.')[2]}", packet[:-1]]
-    return next((_TABLE[name] for name in names if name in _TABLE), None)
-
-
-def names() -> list[str]:
-    """Every name that has an enclosure."""
-    return sorted(_TABLE)
+_TABLE: Table[Enclosing] = Table()
+enclose, enclosure_of, names = _TABLE.put, _TABLE.get, _TABLE.names
 
 
 def real(x: Ball) -> Ball:

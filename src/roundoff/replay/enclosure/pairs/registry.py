@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
@@ -12,42 +11,14 @@ from roundoff.formats import is_inexact
 from roundoff.replay.enclosure.ball import Ball, Faulty, Unknown
 from roundoff.replay.enclosure.opened import balls_of
 from roundoff.replay.enclosure.pairs.pair import Pair, number, of_ball, rough
-from roundoff.replay.enclosure.registry import Operation
-from roundoff.rules.registry import names_of
+from roundoff.replay.enclosure.registry import Operation, Table
 from roundoff.tape.leaves import map_operands
 
 Result = Pair | Ball  # a ball for whole numbers and booleans, and for what is not followed
 Pairing = Callable[[Operation], Result | tuple[Result, ...]]
 
-_TABLE: dict[str, Pairing] = {}
-
-
-def pair(*names: str) -> Callable[[Pairing], Pairing]:
-    """Register what ``aten`` operators do to pairs."""
-
-    def put(rule: Pairing) -> Pairing:
-        for name in names:
-            assert f"aten.{name}" not in _TABLE, f"two rules for pairs of {name}"
-            _TABLE[f"aten.{name}"] = rule
-        rule_of.cache_clear()
-        return rule
-
-    return put
-
-
-@cache
-def rule_of(op: Any) -> Pairing | None:
-    """The rule of an OpOverload: its own, its operator's, or that of its out-of-place twin."""
-    full, packet = names_of(op)
-    found = [full, packet]
-    if packet.endswith("_") and not packet.endswith("__"):
-        found += [f"{packet[:-1]}.{full.rpartition('.')[2]}", packet[:-1]]
-    return next((_TABLE[name] for name in found if name in _TABLE), None)
-
-
-def names() -> list[str]:
-    """Every name that has a rule."""
-    return sorted(_TABLE)
+_TABLE: Table[Pairing] = Table()
+pair, rule_of, names = _TABLE.put, _TABLE.get, _TABLE.names
 
 
 def pairs_of(op: Any, operation: Operation) -> tuple[Result, ...]:
